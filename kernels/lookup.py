@@ -1,0 +1,144 @@
+"""Lookup: a preprocessed batch and the tables give activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from kernels.activations import same_stacks, unstack_embedding_activations
+from kernels.backends import StackInput, StackLayout, select_backend
+from kernels.errors import SpecError
+from kernels.planning.stacking import get_stacked_table_specs
+from kernels.preprocessing.format import (
+    PreprocessedInput,
+    SparseDenseMatmulInput,
+    check_sharding_strategy,
+)
+from kernels.specs import FeatureSpec, Nested, StackedTableSpec
+from kernels.utils import check_num_sparsecores
+from kernels.variables import EmbeddingVariables
+
+__all__ = ["tpu_sparse_dense_matmul"]
+
+
+def tpu_sparse_dense_matmul(
+    preprocessed_inputs: PreprocessedInput | SparseDenseMatmulInput,
+    embedding_variables: Mapping[str, EmbeddingVariables],
+    feature_specs: Nested[FeatureSpec],
+    *,
+    global_device_count: int,
+    sharding_strategy: str = "MOD",
+    num_sc_per_device: int | None = None,
+    enable_minibatching: bool = False,
+    perform_unstacking: bool = True,
+    use_activation_unstack_primitive: bool = False,
+    platform: str | None = None,
+) -> Nested[jax.Array]:
+    """Look up a batch: for each feature and sample, the gain-weighted sum of its rows.
+
+    Call it inside `jax.shard_map` over the mesh that shards the tables; on a single device it can
+    be called anywhere. (The name is that of jax-tpu-embedding; it runs on every platform.)
+
+    Args:
+        preprocessed_inputs: This device's share of the buffers.
+        embedding_variables: By stack, this device's rows.
+        feature_specs: Stacked features: what `apply_plan` returns.
+        global_device_count: Devices of the mesh.
+        sharding_strategy: Only ``MOD``.
+        num_sc_per_device: SparseCores of a device; None asks the first device.
+        enable_minibatching: Not available in this backend.
+        perform_unstacking: Return activations by feature; otherwise by stack, with all columns.
+        use_activation_unstack_primitive: A choice for TPUs; the result is the same.
+        platform: Platform of the mesh, None for that of the default devices.
+
+    Returns:
+        In the structure of ``feature_specs``, ``[samples of the device, columns]`` float32.
+
+    Raises:
+        SpecError: If inputs, variables and specs are not of one plan, or the function is called
+            for several devices outside `jax.shard_map`.
+
+    Example:
+        >>> lookup = jax.shard_map(
+        ...     functools.partial(tpu_sparse_dense_matmul, feature_specs=specs,
+        ...                       global_device_count=mesh.size, num_sc_per_device=1),
+        ...     mesh=mesh, in_specs=(P("x"), P("x")), out_specs=P("x"), check_vma=False)
+        >>> activations = jax.jit(lookup)(batch, tables)
+    """
+    stacks = get_stacked_table_specs(feature_specs)
+    inputs = stack_inputs(preprocessed_inputs, stacks, sharding_strategy, enable_minibatching)
+    same_stacks("embedding_variables", embedding_variables, stacks)
+    per_device = check_num_sparsecores(num_sc_per_device)
+    axes = exchange_axes(global_device_count)
+    backend = select_backend(platform)
+    activations: dict[str, jax.Array] = {}
+    for name, stack in stacks.items():
+        layout = StackLayout(stack, global_device_count, per_device, axes)
+        with jax.named_scope(f"lookup-{name}"):
+            activations[name] = backend.lookup(
+                layout, inputs[name], embedding_variables[name].table
+            )
+    if not perform_unstacking:
+        return activations
+    return unstack_embedding_activations(
+        activations,
+        feature_specs,
+        global_device_count,
+        per_device,
+        use_activation_unstack_primitive,
+    )
+
+
+def stack_inputs(
+    preprocessed_inputs: PreprocessedInput | SparseDenseMatmulInput,
+    stacks: Mapping[str, StackedTableSpec],
+    sharding_strategy: str,
+    enable_minibatching: bool,
+) -> dict[str, StackInput]:
+    """The buffers by stack, checked against the stacks of the specs.
+
+    Raises:
+        SpecError: If they are of different stacks, or an option is not available.
+    """
+    check_sharding_strategy(sharding_strategy)
+    if enable_minibatching:
+        raise SpecError(
+            "enable_minibatching=True: minibatching is not available in this backend; pass False "
+            "and raise the limits"
+        )
+    buffers: Any = (
+        preprocessed_inputs
+        if isinstance(preprocessed_inputs, SparseDenseMatmulInput)
+        else preprocessed_inputs.sparse_dense_matmul_input
+    )
+    same_stacks("preprocessed_inputs", buffers.lhs_row_pointers, stacks)
+    return {
+        name: StackInput(*(by_stack[name].reshape(-1) for by_stack in buffers)) for name in stacks
+    }
+
+
+def exchange_axes(devices: int | None) -> tuple[str, ...]:
+    """The mesh axes to exchange over: those that the surrounding `jax.shard_map` made manual.
+
+    Raises:
+        SpecError: If they do not have the number of devices expected.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name in mesh.axis_names if name in mesh.manual_axes)
+    count = math.prod(mesh.shape[name] for name in axes)
+    if devices is not None and devices != count:
+        found = f"shard_map here has {count} devices" if axes else "there is no shard_map here"
+        raise SpecError(
+            f"global_device_count is {devices}, but {found}; call this inside jax.shard_map over "
+            "the whole mesh, and pass mesh.size"
+        )
+    return axes if count > 1 else ()
+
+
+def mesh_size() -> int:
+    """Devices of the surrounding `jax.shard_map`; 1 outside of one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[name] for name in mesh.manual_axes)

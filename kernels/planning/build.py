@@ -1,0 +1,288 @@
+"""From specs to a plan, and from a plan back to specs that are ready for training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Set
+
+import jax
+
+from kernels.errors import SpecError
+from kernels.planning.limits import Limits, feature_valency, theoretical_limits
+from kernels.planning.memory import estimate_memory
+from kernels.planning.plan import (
+    EmbeddingPlan,
+    FeaturePlan,
+    StackPlan,
+    TablePlacement,
+    TablePlan,
+)
+from kernels.planning.stacking import (
+    auto_stack_tables,
+    prepare_feature_specs_for_training,
+    sample_count,
+)
+from kernels.planning.topology import Topology
+from kernels.specs import (
+    DEFAULT_ACTIVATION_MEM_BYTES_LIMIT,
+    FeatureIdTransformation,
+    FeatureSpec,
+    Nested,
+    StackedTableSpec,
+    TableSettingInStack,
+    TableSpec,
+)
+from kernels.utils import name_list, tree_leaves
+
+__all__ = ["apply_plan", "build_plan"]
+
+
+def build_plan(
+    feature_specs: Nested[FeatureSpec],
+    topology: Topology,
+    *,
+    batch_size: int,
+    limits: Mapping[str, Limits] | None = None,
+    version: int = 0,
+    stack: bool = True,
+    activation_mem_bytes_limit: int = DEFAULT_ACTIVATION_MEM_BYTES_LIMIT,
+) -> EmbeddingPlan:
+    """Decide where every table lies and how much room batches get. Pure; touches no device.
+
+    Args:
+        feature_specs: Features as the user specified them. They are not changed, and stacking
+            they may have been through already is set aside.
+        topology: The mesh to plan for.
+        batch_size: Samples of a global batch.
+        limits: Limits by stack; a stack not named gets its theoretical maximum, which no batch can
+            exceed.
+        version: Number of the plan.
+        stack: Stack tables of equal kind; otherwise every table is a stack of its own.
+        activation_mem_bytes_limit: See `auto_stack_tables`.
+
+    Raises:
+        SpecError: If the specs are inconsistent, or a feature's samples cannot be divided over the
+            SparseCores.
+    """
+    specs = _fresh(feature_specs)
+    features: list[FeatureSpec] = tree_leaves(specs)
+    if not features:
+        raise SpecError("there are no features to plan for; give at least one")
+    for feature in features:
+        _check_samples(feature, topology, batch_size)
+    if stack:
+        auto_stack_tables(
+            specs,
+            topology.devices,
+            topology.sparsecores_per_device,
+            activation_mem_bytes_limit=activation_mem_bytes_limit,
+        )
+    prepare_feature_specs_for_training(specs, topology.devices, topology.sparsecores_per_device)
+
+    members: dict[str, list[FeatureSpec]] = defaultdict(list)
+    for feature in features:
+        members[feature.table_spec.stacked_table_spec.stack_name].append(feature)
+    given = dict(limits or {})
+    if unknown := given.keys() - members.keys():
+        raise SpecError(
+            f"limits name {name_list(unknown)}, but the stacks are {name_list(members)}; "
+            "use the stacks' names"
+        )
+    return EmbeddingPlan(
+        topology=topology,
+        batch_size=batch_size,
+        tables=tuple(
+            _table_plan(table)
+            for _, table in sorted({f.table_spec.name: f.table_spec for f in features}.items())
+        ),
+        features=tuple(
+            FeaturePlan(
+                name=feature.name,
+                table=feature.table_spec.name,
+                valency=feature_valency(feature),
+                samples=sample_count(feature),
+                output_dim=int(feature.output_shape[-1]),
+                row_offset=feature.id_transformation.row_offset,
+            )
+            for feature in sorted(features, key=lambda feature: feature.name)
+        ),
+        stacks=tuple(
+            _stack_plan(members[name], topology, given.get(name)) for name in sorted(members)
+        ),
+        version=version,
+    )
+
+
+def apply_plan(plan: EmbeddingPlan, feature_specs: Nested[FeatureSpec]) -> Nested[FeatureSpec]:
+    """Fresh specs, in the structure given, with the plan's placement and limits filled in.
+
+    Args:
+        plan: The plan, usually one that came from the driver.
+        feature_specs: The features it was made from; they are not changed.
+
+    Raises:
+        SpecError: If the specs are not those the plan was made from; the message names what
+            differs.
+    """
+    specs = _fresh(feature_specs)
+    features: list[FeatureSpec] = tree_leaves(specs)
+    planned = {feature.name: feature for feature in plan.features}
+    _same("features", planned.keys(), {f.name for f in features})
+    tables = {f.table_spec.name: f.table_spec for f in features}
+    _same("tables", {table.name for table in plan.tables}, tables.keys())
+    for name, table in tables.items():
+        _same_fields(f"table '{name}'", plan.table(name), _table_plan(table))
+
+    num_sc = plan.topology.sparsecores
+    placed: dict[str, tuple[StackPlan, TablePlacement]] = {
+        placement.table: (stack, placement) for stack in plan.stacks for placement in stack.tables
+    }
+    for name, table in tables.items():
+        stack, placement = placed[name]
+        table.setting_in_stack = TableSettingInStack(
+            stack_name=stack.name,
+            padded_vocab_size=placement.padded_vocab_size,
+            padded_embedding_dim=stack.width,
+            row_offset_in_shard=placement.row_offset_in_shard,
+            shard_rotation=placement.shard_rotation,
+        )
+        dims = {plan.table(other.table).embedding_dim for other in stack.tables}
+        table.stacked_table_spec = StackedTableSpec(
+            stack_name=stack.name,
+            stack_vocab_size=stack.vocab_size,
+            stack_embedding_dim=stack.width,
+            # The first table's, so that all tables of a stack hold one and the same stack.
+            optimizer=tables[stack.tables[0].table].optimizer,
+            combiner=table.combiner,
+            total_sample_count=stack.total_sample_count,
+            max_ids_per_partition=stack.limits.max_ids_per_partition,
+            max_unique_ids_per_partition=stack.limits.max_unique_ids_per_partition,
+            suggested_coo_buffer_size_per_device=stack.limits.buffer_size_per_device,
+            quantization_config=table.quantization_config,
+            unpadded_embedding_dim=dims.pop() if len(dims) == 1 else None,
+        )
+    for feature in features:
+        mine = planned[feature.name]
+        _, placement = placed[feature.table_spec.name]
+        given = FeaturePlan(
+            name=feature.name,
+            table=feature.table_spec.name,
+            valency=feature_valency(feature),
+            samples=sample_count(feature),
+            output_dim=int(feature.output_shape[-1]),
+            row_offset=mine.row_offset,
+        )
+        _same_fields(f"feature '{feature.name}'", mine, given)
+        feature.id_transformation = FeatureIdTransformation(
+            row_offset=mine.row_offset,
+            col_offset=placement.row_offset_in_shard * num_sc,
+            col_shift=placement.shard_rotation,
+        )
+    return specs
+
+
+def _fresh(feature_specs: Nested[FeatureSpec]) -> Nested[FeatureSpec]:
+    """Copies of all features and tables, without stacking; a table shared stays shared."""
+    tables: dict[str, TableSpec] = {}
+
+    def table_of(feature: FeatureSpec) -> TableSpec:
+        given = feature.table_spec
+        if given.name not in tables:
+            tables[given.name] = dataclasses.replace(
+                given, _stacked_table_spec=None, _setting_in_stack=None
+            )
+        elif tables[given.name] != given:
+            raise SpecError(
+                f"table '{given.name}' of feature '{feature.name}' is defined twice with "
+                "different settings; share one TableSpec or rename one"
+            )
+        return tables[given.name]
+
+    return jax.tree.map(
+        lambda feature: dataclasses.replace(
+            feature, table_spec=table_of(feature), _id_transformation=None
+        ),
+        feature_specs,
+    )
+
+
+def _check_samples(feature: FeatureSpec, topology: Topology, batch_size: int) -> None:
+    samples = sample_count(feature)
+    if samples % batch_size:
+        raise SpecError(
+            f"feature '{feature.name}': its output_shape {tuple(feature.output_shape)} has "
+            f"{samples} samples, which is no multiple of the batch size {batch_size}; "
+            "make its first size the global batch size (times the sequence length)"
+        )
+    if samples % topology.sparsecores:
+        raise SpecError(
+            f"feature '{feature.name}': {samples} samples cannot be divided over "
+            f"{topology.sparsecores} SparseCores; make the batch size a multiple of "
+            f"{topology.sparsecores}"
+        )
+    if int(feature.output_shape[-1]) > feature.table_spec.embedding_dim:
+        raise SpecError(
+            f"feature '{feature.name}': its output has {feature.output_shape[-1]} columns, but "
+            f"table '{feature.table_spec.name}' has {feature.table_spec.embedding_dim}; "
+            f"make it at most {feature.table_spec.embedding_dim}"
+        )
+
+
+def _table_plan(table: TableSpec) -> TablePlan:
+    quantization = table.quantization_config
+    return TablePlan(
+        name=table.name,
+        vocabulary_size=int(table.vocabulary_size),
+        embedding_dim=int(table.embedding_dim),
+        combiner=table.combiner,
+        optimizer=json.dumps(table.optimizer.describe(), sort_keys=True),
+        quantization=None if quantization is None else quantization.as_tuple(),
+    )
+
+
+def _stack_plan(features: list[FeatureSpec], topology: Topology, given: Limits | None) -> StackPlan:
+    spec = features[0].table_spec.stacked_table_spec
+    maximum = theoretical_limits(features, topology.sparsecores, topology.sparsecores_per_device)
+    limits = maximum if given is None else given.fitted(topology)
+    settings = {f.table_spec.name: f.table_spec.setting_in_stack for f in features}
+    return StackPlan(
+        name=spec.stack_name,
+        tables=tuple(
+            TablePlacement(
+                table=name,
+                row_offset_in_shard=setting.row_offset_in_shard,
+                shard_rotation=setting.shard_rotation,
+                padded_vocab_size=setting.padded_vocab_size,
+            )
+            for name, setting in sorted(
+                settings.items(), key=lambda item: item[1].row_offset_in_shard
+            )
+        ),
+        vocab_size=spec.stack_vocab_size,
+        width=spec.stack_embedding_dim,
+        total_sample_count=spec.total_sample_count,
+        limits=limits,
+        maximum=maximum,
+        memory=estimate_memory(spec, limits, topology),
+    )
+
+
+def _same(what: str, planned: Set[str], given: Set[str]) -> None:
+    if planned != given:
+        raise SpecError(
+            f"the specs do not match the plan: the plan has {what} {name_list(planned - given)} "
+            f"that the specs lack, the specs have {name_list(given - planned)} that the plan "
+            "lacks; build a plan from these specs"
+        )
+
+
+def _same_fields[T: (TablePlan, FeaturePlan)](what: str, planned: T, given: T) -> None:
+    for item in dataclasses.fields(planned):
+        mine, theirs = getattr(planned, item.name), getattr(given, item.name)
+        if mine != theirs:
+            raise SpecError(
+                f"the specs do not match the plan: {what} has {item.name} {theirs!r}, but the "
+                f"plan has {mine!r}; build a plan from these specs"
+            )

@@ -1,0 +1,99 @@
+"""The command line: ``python -m orchestrator train [config.yaml] [key=value …]``.
+
+Exit codes: 0 the run is finished; 1 it failed; 2 the input cannot be used; 130 it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console as RichConsole
+
+from kernels.errors import EmberayError
+from orchestrator.config_help import options_table
+from orchestrator.config_loading import load_config
+from orchestrator.errors import BAD_INPUT, ConfigError
+
+__all__ = ["main"]
+
+_FINISHED, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words behind the program's name; None takes those of this process.
+
+    Returns:
+        The exit code.
+    """
+    parser = _parser()
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        parser.print_help()
+        return _FINISHED
+    try:
+        return _train(parser.parse_args(words))
+    except BAD_INPUT as error:
+        return _say_error(error, _BAD_INPUT)
+    except EmberayError as error:
+        return _say_error(error, _FAILED)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator",
+        description="emberay: train recommender models with huge embedding tables on many hosts.",
+    )
+    commands = parser.add_subparsers(metavar="command", required=True)
+    train = commands.add_parser(
+        "train",
+        help="train a program; without anything else, a ready one on two local hosts",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Train a program. Options are set in a YAML file, or as key=value words, which come\n"
+            "after it; values are YAML, and dots lead into sections: checkpoints.every=50."
+        ),
+        epilog=f"options (key: type = default):\n{options_table()}",
+    )
+    train.add_argument(
+        "settings",
+        nargs="*",
+        metavar="config.yaml | key=value",
+        help="a configuration file, and options that override it",
+    )
+    train.add_argument(
+        "--resume", action="store_true", help="go on with the run in --run-dir, if there is one"
+    )
+    train.add_argument(
+        "--run-dir", metavar="DIR", help="the run's folder (default: runs/<program>-<time>)"
+    )
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    overrides = [word for word in options.settings if "=" in word]
+    files = [word for word in options.settings if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"one configuration file at most, but {len(files)} are given: {files}")
+    if options.resume and options.run_dir is None:
+        raise ConfigError("--resume needs --run-dir, to know which run to go on with")
+    config = load_config(files[0] if files else None, overrides)
+
+    from orchestrator.driver import Driver
+    from orchestrator.observe import summary_table
+
+    with Driver(config, options.run_dir, resume=options.resume) as driver:
+        summary = driver.fit()
+    RichConsole().print(summary_table(summary))
+    return _INTERRUPTED if summary.status == "interrupted" else _FINISHED
+
+
+def _say_error(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code

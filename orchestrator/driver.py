@@ -1,0 +1,234 @@
+"""The Python API: a run from configuration to summary.
+
+    from orchestrator import Driver
+
+    with Driver("ranker.yaml") as driver:
+        summary = driver.fit()
+    print(summary.metrics["test"]["auc"])
+
+The same call works on a laptop, in a notebook, and inside ``ray job submit`` on a cluster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from orchestrator import events, states
+from orchestrator.config import RunConfig
+from orchestrator.config_loading import load_config, make_config
+from orchestrator.controller import Controller
+from orchestrator.events import Journal, Sink
+from orchestrator.goodput import Ledger
+from orchestrator.leases import Schedule
+from orchestrator.observe import Console, EventFile, MetricsFile, PlanFiles, StackFiles, TensorBoard
+from orchestrator.planning import LaunchPlanner, Plan
+from orchestrator.ray_session import RaySession
+from orchestrator.run_folder import RunFolder, default_run_folder, read_history
+from orchestrator.signals import stop_on_signals
+from orchestrator.summary import Summary
+from orchestrator.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from workers.program import Program
+    from workers.protocol import RunSpec
+
+__all__ = ["Driver"]
+
+
+class Driver:
+    """Leads a run: checks its input, launches hosts, trains, recovers, and sums up.
+
+    The driver's process starts no JAX backend, so that the devices are left to the hosts.
+
+    Args:
+        config: A configuration, its values as a mapping, or the path of a YAML file.
+        run_dir: The run's folder; None makes ``runs/<program>-<time>``.
+        resume: Go on with the run in ``run_dir``, from its last checkpoint. With nothing there, a
+            new run starts; a run that is finished is left as it is.
+        quiet: Say nothing on standard output.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig | Mapping[str, Any] | str | Path,
+        run_dir: str | Path | None = None,
+        *,
+        resume: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        match config:
+            case RunConfig():
+                self.config = config
+            case str() | Path():
+                self.config = load_config(config)
+            case _:
+                self.config = make_config(config)
+        self._run_dir = None if run_dir is None else Path(run_dir)
+        self._resume = resume
+        self._quiet = quiet
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End hosts that are left, and a Ray cluster that was started here. May be called twice."""
+        self._open.close()
+
+    def fit(self) -> Summary:
+        """Train to the end.
+
+        In the main thread, the first SIGINT (Ctrl-C) or SIGTERM saves at the end of the lease and
+        leaves; a second one raises ``KeyboardInterrupt`` at once.
+
+        Returns:
+            What the run came to: ``finished``, or ``interrupted``.
+
+        Raises:
+            EmberayError: The input cannot be used (``DataError``, ``ProgramError``, ``SpecError``,
+                ``RunFolderError``), or the run failed (``RunFailed``, ``NonFiniteLoss``, …).
+        """
+        ledger = Ledger(time.monotonic(), kind="planning")
+        try:
+            return self._fit(ledger)
+        finally:
+            self.close()
+
+    def _fit(self, ledger: Ledger) -> Summary:
+        from workers.launch import check_inputs, resolve_data
+        from workers.program import load_program
+
+        config = self.config
+        program = load_program(config.program, config.parameters)
+        data = _absolute(resolve_data(program, config.data))
+        path = (self._run_dir or default_run_folder(program.name)).absolute()
+        run = config.run_spec(data, str(path))
+        inputs = check_inputs(program, run, config.hosts)
+        schedule = Schedule.of(config, inputs.steps_per_epoch, evaluates=inputs.test_rows > 0)
+
+        folder = self._open.enter_context(RunFolder(path, resume=self._resume))
+        fingerprint, identity = program.fingerprint(), config.identity(data)
+        if folder.resumed:
+            folder.check_identity(fingerprint, identity)
+            finished = folder.finished_summary(schedule.total_steps)
+            if finished is not None:
+                return finished
+        folder.write_identity(fingerprint, identity, config.to_yaml())
+
+        journal = Journal(list(self._sinks(folder)))
+        journal.record(
+            events.RunStarted(
+                run_folder=str(path),
+                program=program.name,
+                hosts=config.hosts,
+                devices=config.devices,
+                steps_per_epoch=schedule.steps_per_epoch,
+                total_steps=schedule.total_steps,
+            )
+        )
+        controller = self._controller(folder, program, run, schedule, journal, ledger)
+        return self._lead(controller, folder, program.name, ledger)
+
+    def _controller(
+        self,
+        folder: RunFolder,
+        program: Program,
+        run: RunSpec,
+        schedule: Schedule,
+        journal: Journal,
+        ledger: Ledger,
+    ) -> Controller:
+        from workers.checkpoint import committed_steps
+
+        config = self.config
+        ledger.enter("launching", time.monotonic())
+        self._open.enter_context(RaySession(config.cluster, config.hosts))
+        from orchestrator.hosts.ray_hosts import RayHosts
+
+        group = RayHosts(run, config.cluster, pulse_interval=config.failures.pulse_interval)
+        self._open.callback(group.close)
+        around = Surroundings(
+            group=group,
+            planner=LaunchPlanner(program, run, config.hosts, config.fixed_limits),
+            committed=lambda: committed_steps(folder.checkpoints),
+            journal=journal,
+            ledger=ledger,
+            clock=time.monotonic,
+        )
+        history = read_history(folder.path / "events.jsonl")
+        return Controller(config, schedule, around, history=history, plan=_newest_plan(folder))
+
+    def _lead(
+        self, controller: Controller, folder: RunFolder, program: str, ledger: Ledger
+    ) -> Summary:
+        """Step the controller to its end, and write the summary, however it ends."""
+        status: Literal["finished", "interrupted", "failed"] = "interrupted"
+        error: str | None = None
+        try:
+            with stop_on_signals(controller.request_stop):
+                state = controller.start()
+                while not isinstance(state, states.Ended):
+                    state = controller.step()
+            if isinstance(state, states.Failed):
+                raise state.error
+            status = "finished" if isinstance(state, states.Finished) else "interrupted"
+        except Exception as raised:
+            status, error = "failed", str(raised)
+            raise
+        finally:
+            summary = Summary.of(
+                controller,
+                status=status,
+                run_folder=folder.path,
+                program=program,
+                goodput=ledger.seconds(time.monotonic()),
+                error=error,
+            )
+            summary.write(folder.path / "summary.json")
+        return summary
+
+    def _sinks(self, folder: RunFolder) -> Iterator[Sink]:
+        """The run folder's files, closed with the driver, and the console."""
+        for sink in (
+            EventFile(folder.path / "events.jsonl"),
+            MetricsFile(folder.path / "metrics.jsonl"),
+            TensorBoard(folder.path / "tensorboard"),
+        ):
+            self._open.callback(sink.close)
+            yield sink
+        yield PlanFiles(folder.path)
+        yield StackFiles(folder.path)
+        if not self._quiet:
+            console = Console()
+            self._open.callback(console.close)
+            yield console
+
+
+def _absolute(data: str) -> str:
+    """A local path made absolute, as hosts run in other folders; addresses are left as they are."""
+    return str(Path(data).absolute()) if Path(data).exists() else data
+
+
+def _newest_plan(folder: RunFolder) -> Plan | None:
+    """The plan of an earlier driver, if there is one."""
+    from kernels import EmbeddingPlan
+
+    text = folder.newest_plan()
+    plan: Any = None if text is None else EmbeddingPlan.from_json(text)
+    return plan

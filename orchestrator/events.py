@@ -1,0 +1,349 @@
+"""What happens in a run, as values.
+
+The controller records events in a ``Journal``; sinks make of them the run folder's files, the lines
+on the console and TensorBoard's curves. ``events.jsonl`` holds one JSON object a line: ``time``
+(Unix seconds), ``kind`` and the event's fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from workers.protocol import Observed
+
+__all__ = [
+    "CheckpointStarted",
+    "Evaluated",
+    "Event",
+    "Failed",
+    "Finished",
+    "HostDied",
+    "HostFrozen",
+    "HostLate",
+    "HostRaised",
+    "HostStarted",
+    "Interrupted",
+    "Journal",
+    "Launching",
+    "LeaseDone",
+    "MeshJoined",
+    "PlanConfirmed",
+    "PlanMade",
+    "Recovering",
+    "Replanned",
+    "Restored",
+    "Restoring",
+    "RunStarted",
+    "Sink",
+    "StacksDumped",
+    "StopRequested",
+    "Surveyed",
+    "as_record",
+]
+
+_UNLOGGED = {"unlogged": True}
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """The driver starts, or goes on with, a run."""
+
+    kind: ClassVar[str] = "run_started"
+    run_folder: str
+    program: str
+    hosts: int
+    devices: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Launching(Event):
+    """Host processes are being started."""
+
+    kind: ClassVar[str] = "launching"
+    launch: int
+    hosts: int
+
+
+@dataclass(frozen=True)
+class HostStarted(Event):
+    """A host process has said hello."""
+
+    kind: ClassVar[str] = "host_started"
+    rank: int
+    pid: int
+    node: str
+    launch: int
+
+
+@dataclass(frozen=True)
+class MeshJoined(Event):
+    """All hosts are in one mesh."""
+
+    kind: ClassVar[str] = "mesh_joined"
+    launch: int
+    hosts: int
+    devices: int
+
+
+@dataclass(frozen=True)
+class Surveyed(Event):
+    """All hosts have read metadata and a sample of the data."""
+
+    kind: ClassVar[str] = "surveyed"
+    rows: int
+    steps_per_epoch: int
+    observed: Mapping[str, Observed]
+
+
+@dataclass(frozen=True)
+class PlanMade(Event):
+    """There is a new version of the plan."""
+
+    kind: ClassVar[str] = "plan_made"
+    version: int
+    hash: str
+    plan: str = field(metadata=_UNLOGGED)
+    """The plan's JSON."""
+
+
+@dataclass(frozen=True)
+class PlanConfirmed(Event):
+    """Every host has built the plan and arrived at its hash."""
+
+    kind: ClassVar[str] = "plan_confirmed"
+    version: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Restoring(Event):
+    """The hosts were told to load a checkpoint, or to initialise (None)."""
+
+    kind: ClassVar[str] = "restoring"
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Restored(Event):
+    """The hosts hold the state of this step; whatever was recorded beyond it counts no more."""
+
+    kind: ClassVar[str] = "restored"
+    step: int
+
+
+@dataclass(frozen=True)
+class LeaseDone(Event):
+    """The steps [first, last) are done on all hosts."""
+
+    kind: ClassVar[str] = "lease_done"
+    launch: int
+    lease: int
+    first: int
+    last: int
+    loss: float | None
+    """Mean over the lease's steps; None for a lease that only saves."""
+    examples: int
+    elapsed: float
+    """Wall seconds, seen from the driver."""
+    seconds: Mapping[str, float]
+    """By kind, averaged over hosts."""
+    stages: Mapping[str, float]
+    """Busy seconds of the pipeline's stages, averaged over hosts."""
+    losses: Sequence[float] = field(metadata=_UNLOGGED)
+    """Loss of each step."""
+    steps_per_epoch: int = field(metadata=_UNLOGGED)
+
+
+@dataclass(frozen=True)
+class CheckpointStarted(Event):
+    """The hosts have started to save the state of this step; it is committed later, or never."""
+
+    kind: ClassVar[str] = "checkpoint_started"
+    step: int
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """A split was evaluated with the state of this step."""
+
+    kind: ClassVar[str] = "evaluated"
+    step: int
+    epoch: int
+    """Passes over the data that were complete."""
+    split: str
+    metrics: Mapping[str, float]
+    elapsed: float
+
+
+@dataclass(frozen=True)
+class HostDied(Event):
+    """The process of a host is gone."""
+
+    kind: ClassVar[str] = "host_died"
+    rank: int
+    pid: int | None
+    launch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class HostFrozen(Event):
+    """The pulse of a host has stopped."""
+
+    kind: ClassVar[str] = "host_frozen"
+    rank: int
+    pid: int | None
+    launch: int
+    pulse_age: float
+
+
+@dataclass(frozen=True)
+class HostLate(Event):
+    """A host with a fresh pulse did not finish in time."""
+
+    kind: ClassVar[str] = "host_late"
+    rank: int
+    pid: int | None
+    launch: int
+    phase: str | None
+    step: int | None
+
+
+@dataclass(frozen=True)
+class HostRaised(Event):
+    """A host's command ended with an error."""
+
+    kind: ClassVar[str] = "host_raised"
+    rank: int
+    pid: int | None
+    launch: int
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class StacksDumped(Event):
+    """The stacks of a host that hangs, or waits for one that does."""
+
+    kind: ClassVar[str] = "stacks_dumped"
+    rank: int
+    launch: int
+    text: str = field(metadata=_UNLOGGED)
+
+
+@dataclass(frozen=True)
+class Recovering(Event):
+    """All hosts are ended, to start anew from the last checkpoint."""
+
+    kind: ClassVar[str] = "recovering"
+    cause: str
+    culprits: Sequence[int]
+    """Ranks."""
+    reason: str
+    step: int
+    """Steps that were done when it happened."""
+    restarts_in_a_row: int
+
+
+@dataclass(frozen=True)
+class Replanned(Event):
+    """A batch did not fit; a plan with higher limits takes over."""
+
+    kind: ClassVar[str] = "replanned"
+    version: int
+    stack: str
+    limit: str
+    allowed: int
+    observed: int
+
+
+@dataclass(frozen=True)
+class StopRequested(Event):
+    """The run was asked to save and leave."""
+
+    kind: ClassVar[str] = "stop_requested"
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """All steps are done, evaluated and saved."""
+
+    kind: ClassVar[str] = "finished"
+    steps: int
+
+
+@dataclass(frozen=True)
+class Interrupted(Event):
+    """The run left early because it was asked to."""
+
+    kind: ClassVar[str] = "interrupted"
+    steps: int
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The run gave up."""
+
+    kind: ClassVar[str] = "failed"
+    error_type: str
+    error: str
+    steps: int
+    last_words: Mapping[int, str]
+
+
+type Sink = Callable[[float, Event], None]
+"""Takes the wall time (Unix seconds) and the event."""
+
+
+class Journal:
+    """Hands every event to all sinks, in order.
+
+    Args:
+        sinks: Who is told.
+        wall_clock: Unix seconds.
+    """
+
+    def __init__(
+        self, sinks: Sequence[Sink] = (), wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._sinks = tuple(sinks)
+        self._wall_clock = wall_clock
+
+    def record(self, event: Event) -> None:
+        """Tell every sink."""
+        now = self._wall_clock()
+        for sink in self._sinks:
+            sink(now, event)
+
+
+def as_record(time_: float, event: Event) -> dict[str, Any]:
+    """The event as it is written to ``events.jsonl``."""
+    record: dict[str, Any] = {"time": round(time_, 3), "kind": event.kind}
+    for item in dataclasses.fields(event):
+        if item.metadata.get("unlogged"):
+            continue
+        record[item.name] = _plain(getattr(event, item.name))
+    return record
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,26 @@
+"""The carriers of hosts: real ones on Ray, and simulated ones on a clock of their own.
+
+``interface`` says what the controller asks of them. Ray is imported only by ``ray_hosts``.
+"""
+
+from __future__ import annotations
+
+from orchestrator.hosts.interface import (
+    Answered,
+    Died,
+    HostGroup,
+    Observation,
+    PulseSeen,
+    Raised,
+    StacksSeen,
+)
+
+__all__ = [
+    "Answered",
+    "Died",
+    "HostGroup",
+    "Observation",
+    "PulseSeen",
+    "Raised",
+    "StacksSeen",
+]

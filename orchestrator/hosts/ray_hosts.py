@@ -1,0 +1,299 @@
+"""Hosts as Ray actors: one process each, with a thread for commands and one for pulses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.config import ClusterConfig
+from orchestrator.errors import HostError
+from orchestrator.hosts.host_actor import HostActor, Outcome, log_file
+from orchestrator.hosts.interface import (
+    Answered,
+    Died,
+    Observation,
+    PulseSeen,
+    Raised,
+    StacksSeen,
+)
+from workers.protocol import Assignment, Command, Hello, Pulse, RunSpec
+
+__all__ = ["RayHosts", "host_environment"]
+
+_JAX_PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}
+_KILL_SECONDS = 10.0
+"""Longest wait for killed processes to be gone."""
+_LAST_LINES = 3
+
+type _Asked = Literal["command", "pulse", "stacks"]
+
+
+@dataclass
+class _Member:
+    """One host process of the present launch."""
+
+    assignment: Assignment
+    actor: Any
+    pid: int | None = None
+    node: str | None = None
+    dead: bool = False
+    pulse_due: float = 0.0
+    pulse_asked: bool = False
+
+
+def host_environment(run: RunSpec) -> dict[str, str]:
+    """Environment variables that a host's process must have before it imports JAX."""
+    environment = {"JAX_PLATFORMS": _JAX_PLATFORMS[run.platform]}
+    if run.platform == "cpu":
+        environment["JAX_NUM_CPU_DEVICES"] = str(run.devices_per_host)
+        environment["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
+    return environment
+
+
+class RayHosts:
+    """A ``HostGroup`` on Ray.
+
+    Args:
+        run: What every host is told.
+        cluster: Resources of each host.
+        pulse_interval: Seconds between pulses.
+        factory: ``module:callable`` that makes a host of a run, an assignment and an address.
+    """
+
+    def __init__(
+        self,
+        run: RunSpec,
+        cluster: ClusterConfig,
+        *,
+        pulse_interval: float = 1.0,
+        factory: str = "workers.host:Host",
+    ) -> None:
+        self._run = run
+        self._cluster = cluster
+        self._pulse_interval = pulse_interval
+        self._factory = factory
+        self._members: dict[int, _Member] = {}
+        self._pending: dict[Any, tuple[int, _Asked]] = {}
+        self._last_assignments: dict[int, Assignment] = {}
+        self._here = ray.get_runtime_context().get_node_id()
+
+    # The interface.
+
+    def launch(self, assignments: Sequence[Assignment]) -> None:
+        """See ``HostGroup.launch``."""
+        actor_class = self._make_actor_class()
+        for assignment in assignments:
+            actor = actor_class.remote(self._factory, self._run, assignment)
+            member = _Member(assignment, actor)
+            self._members[assignment.rank] = member
+            self._last_assignments[assignment.rank] = assignment
+            self._pending[actor.start.remote()] = (assignment.rank, "command")
+
+    def send(self, command: Command) -> None:
+        """See ``HostGroup.send``."""
+        shared = ray.put(command)
+        for rank, member in self._members.items():
+            if not member.dead:
+                self._pending[member.actor.execute.remote(shared)] = (rank, "command")
+
+    def poll(self, timeout: float) -> list[Observation]:
+        """See ``HostGroup.poll``."""
+        self._ask_for_pulses()
+        pending = list(self._pending)
+        if not pending:
+            time.sleep(timeout)
+            return []
+        ready, _ = ray.wait(pending, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+        seen: list[Observation] = []
+        for reference in ready:
+            rank, asked = self._pending.pop(reference)
+            observation = self._read(reference, self._members[rank], asked)
+            if observation is not None:
+                seen.append(observation)
+        return seen
+
+    def dump_stacks(self, rank: int) -> None:
+        """See ``HostGroup.dump_stacks``."""
+        member = self._members.get(rank)
+        if member is not None and not member.dead:
+            self._pending[member.actor.dump_stacks.remote()] = (rank, "stacks")
+
+    def last_words(self, rank: int) -> str:
+        """See ``HostGroup.last_words``."""
+        assignment = self._last_assignments.get(rank)
+        if assignment is None:
+            return ""
+        path = log_file(Path(self._run.run_folder), assignment)
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - 4096))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+        return " | ".join([line.strip() for line in lines if line.strip()][-_LAST_LINES:])[-600:]
+
+    def kill_all(self) -> None:
+        """See ``HostGroup.kill_all``.
+
+        A process is killed by its id on its own node, as ``ray.kill`` leaves one that is stopped;
+        it is told to Ray as well, which knows processes whose ids are not known yet.
+        """
+        members, self._members, self._pending = list(self._members.values()), {}, {}
+        by_node: dict[str, list[int]] = {}
+        for member in members:
+            if member.pid is not None and member.node is not None and not member.dead:
+                by_node.setdefault(member.node, []).append(member.pid)
+        here = by_node.pop(self._here, [])
+        kill_processes(here)
+        elsewhere = [_kill_on(node, pids) for node, pids in by_node.items()]
+        for member in members:
+            ray.kill(member.actor, no_restart=True)
+        if elsewhere:
+            ray.wait(elsewhere, num_returns=len(elsewhere), timeout=_KILL_SECONDS)
+        _wait_until_gone(here)
+
+    def close(self) -> None:
+        """See ``HostGroup.close``."""
+        self.kill_all()
+
+    # How it is done.
+
+    def _make_actor_class(self) -> Any:
+        resources = dict(self._cluster.resources_per_host)
+        options: dict[str, Any] = {
+            "num_cpus": self._cluster.num_cpus_per_host,
+            "num_gpus": resources.pop("GPU", 0),
+            "resources": resources,
+            "concurrency_groups": {"pulse": 1, "stacks": 1},
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "runtime_env": {"env_vars": host_environment(self._run)},
+        }
+        if sum(node["Alive"] for node in ray.nodes()) > 1:
+            options["scheduling_strategy"] = "SPREAD"
+        return _actor_class(options)
+
+    def _ask_for_pulses(self) -> None:
+        now = time.monotonic()
+        for rank, member in self._members.items():
+            if not member.dead and not member.pulse_asked and now >= member.pulse_due:
+                member.pulse_asked = True
+                member.pulse_due = now + self._pulse_interval
+                self._pending[member.actor.pulse.remote()] = (rank, "pulse")
+
+    def _read(self, reference: Any, member: _Member, asked: _Asked) -> Observation | None:
+        """Make an observation of a result that is ready; None if it says nothing new."""
+        rank = member.assignment.rank
+        if asked == "pulse":
+            member.pulse_asked = False
+        try:
+            value = ray.get(reference)
+        except ActorUnavailableError as error:
+            # The host may be alive, but an answer that was lost will not come again.
+            if asked != "command":
+                return None
+            return Raised(rank, HostError("ActorUnavailableError", _short(error), transient=True))
+        except RayActorError as error:
+            if member.dead:
+                return None
+            member.dead = True
+            return Died(rank, _short(error))
+        except RayError as error:
+            return Raised(rank, HostError.of(error)) if asked == "command" else None
+        match value:
+            case (pulse, node):
+                member.pid, member.node = pulse.pid, node
+                return PulseSeen(rank, pulse)
+            case str():
+                return StacksSeen(rank, value)
+            case Outcome(reply=reply, error=None) if reply is not None:
+                if isinstance(reply, Hello):
+                    member.pid, member.node = reply.pid, reply.node
+                return Answered(rank, reply)
+            case Outcome(error=error, traceback=traceback) if error is not None:
+                return Raised(rank, error, traceback)
+        return Raised(rank, HostError("TypeError", f"answered with {value!r}", transient=False))
+
+
+def _actor_class(options: dict[str, Any]) -> Any:
+    """The actor class: pulses and stacks are answered on threads of their own."""
+
+    class RayHost:
+        def __init__(self, factory: str, run: RunSpec, assignment: Assignment) -> None:
+            self._actor = HostActor(factory, run, assignment, ray.util.get_node_ip_address())
+            self._node = ray.get_runtime_context().get_node_id()
+
+        def start(self) -> Outcome:
+            outcome = self._actor.start()
+            if isinstance(outcome.reply, Hello):
+                outcome = replace(outcome, reply=replace(outcome.reply, node=self._node))
+            return outcome
+
+        def execute(self, command: Command) -> Outcome:
+            return self._actor.execute(command)
+
+        @ray.method(concurrency_group="pulse")
+        def pulse(self) -> tuple[Pulse, str]:
+            return self._actor.pulse(), self._node
+
+        @ray.method(concurrency_group="stacks")
+        def dump_stacks(self) -> str:
+            return self._actor.dump_stacks()
+
+    return ray.remote(**options)(RayHost)
+
+
+def kill_processes(pids: Sequence[int]) -> None:
+    """Send SIGKILL to processes of this node; ones that are gone are passed over."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _kill_on(node: str, pids: Sequence[int]) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    task = ray.remote(kill_processes).options(
+        num_cpus=0, max_retries=0, scheduling_strategy=strategy
+    )
+    return task.remote(list(pids))
+
+
+def _wait_until_gone(pids: Sequence[int]) -> None:
+    deadline = time.monotonic() + _KILL_SECONDS
+    left = list(pids)
+    while left and time.monotonic() < deadline:
+        left = [pid for pid in left if _exists(pid)]
+        if left:
+            time.sleep(0.02)
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process is there and not merely waiting to be reaped."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def _short(error: Exception) -> str:
+    """Ray's many lines about a dead actor, in one."""
+    text = str(error)
+    for mark in ("Worker exit detail:", "The actor is dead because"):
+        _, found, rest = text.partition(mark)
+        if found:
+            text = rest
+    return " ".join(text.split())[:400]

@@ -1,0 +1,327 @@
+"""Hosts that exist only as numbers, on a clock that jumps from event to event.
+
+They keep to the same protocol as real ones, and are strict: two commands at once, a lease that does
+not begin where the host is, or one of another plan than was prepared, are refused with an error.
+So a test of the controller finds its mistakes, with a thousand hosts and any faults, in
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from kernels.errors import LimitsExceeded
+from orchestrator.errors import HostError
+from orchestrator.hosts.faults import Fault, FaultSource, NoFaults
+from orchestrator.hosts.interface import (
+    Answered,
+    Died,
+    Observation,
+    PulseSeen,
+    Raised,
+    StacksSeen,
+)
+from orchestrator.hosts.simulated_world import STACK, FakeClock, SimulatedPlan, Times, World
+from workers import protocol
+from workers.metrics import BINS, BinaryMetrics
+from workers.protocol import Assignment, Command, Observed, Reply
+
+__all__ = ["SimulatedHosts"]
+
+_NEVER = float("inf")
+
+
+class SimulatedHosts:
+    """A ``HostGroup`` without processes.
+
+    Args:
+        clock: Advanced by ``poll`` alone.
+        world: What outlives a launch.
+        devices_per_host: Devices that each host reports.
+        faults: What goes wrong.
+        times: How long things take.
+    """
+
+    def __init__(
+        self,
+        clock: FakeClock,
+        world: World,
+        *,
+        devices_per_host: int = 1,
+        faults: FaultSource | None = None,
+        times: Times | None = None,
+    ) -> None:
+        self._clock = clock
+        self._world = world
+        self._devices = devices_per_host
+        self._faults = faults or NoFaults()
+        self._times = times or Times()
+        self._launches = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._hosts = 0
+        self._launch = -1
+        self._queue: list[tuple[float, int, Callable[[], Observation | None]]] = []
+        self._count = 0
+        self._next_pulse = _NEVER
+        self._started_at: list[float] = []
+        self._gone_at: list[float] = []
+        self._frozen_at: list[float] = []
+        self._stalled_at: list[float] = []
+        self._unanswered: set[int] = set()
+        self._phase, self._phase_since, self._lease = "starting", 0.0, None
+        self._step: int | None = None
+        self._plan: SimulatedPlan | None = None
+        self._compiled = False
+        self._pending: list[tuple[float, int]] = []
+
+    # The interface.
+
+    def launch(self, assignments: Sequence[Assignment]) -> None:
+        """See ``HostGroup.launch``."""
+        if self._hosts:
+            raise RuntimeError("launched while hosts of an earlier launch are left")
+        self._forget()
+        now, hosts = self._clock.now, len(assignments)
+        self._hosts, self._launch = hosts, assignments[0].launch
+        self._launches += 1
+        self._gone_at, self._frozen_at = [_NEVER] * hosts, [_NEVER] * hosts
+        self._stalled_at = [_NEVER] * hosts
+        self._started_at = [now + self._times.start] * hosts
+        self._next_pulse = now + self._times.pulse
+        self._phase_since = now
+        self._unanswered = set(range(hosts))
+        self._carry_out(
+            None,
+            self._times.start,
+            lambda rank: protocol.Hello(rank, 1000 + rank, f"node-{rank}", f"10.0.0.{rank}:1"),
+        )
+
+    def send(self, command: Command) -> None:
+        """See ``HostGroup.send``."""
+        if self._unanswered:
+            raise RuntimeError(f"{type(command).__name__} sent before all hosts have answered")
+        self._unanswered = set(range(self._hosts))
+        self._phase_since, self._lease = self._clock.now, None
+        times = self._times
+        match command:
+            case protocol.Join():
+                self._phase = "joining"
+                devices = self._devices
+                joined = (devices, devices * self._hosts)
+                self._carry_out(command, times.join, lambda rank: protocol.Joined(rank, *joined))
+            case protocol.Survey():
+                self._phase = "surveying"
+                observed = {STACK: Observed(1, 1, 1)}
+                steps = self._world.steps_per_epoch
+                rows = steps * self._world.batch_size
+                self._carry_out(
+                    command,
+                    times.survey,
+                    lambda rank: protocol.Surveyed(rank, rows, steps, observed),
+                )
+            case protocol.Prepare(plan=text):
+                self._phase = "preparing"
+                plan = self._plan = SimulatedPlan(**json.loads(text))
+                self._carry_out(
+                    command, times.prepare, lambda rank: protocol.Prepared(rank, plan.hash)
+                )
+            case protocol.Restore(step=step):
+                self._phase = "restoring"
+                if step is not None and step not in self.committed():
+                    raise RuntimeError(f"told to restore step {step}, which is not committed")
+                restored = self._step = step or 0
+                self._carry_out(
+                    command, times.restore, lambda rank: protocol.Restored(rank, restored)
+                )
+            case protocol.RunLease(lease=lease):
+                self._run_lease(command, lease)
+            case protocol.Evaluate(split=split):
+                self._phase = "evaluating"
+                self._world.evaluated.append(self._step or 0)
+                metrics = self._metrics(100.0)
+                self._carry_out(
+                    command, times.evaluate, lambda rank: protocol.Evaluated(rank, split, metrics)
+                )
+            case protocol.Finish():
+                self._phase = "finishing"
+                last = max((at for at, _ in self._pending), default=0.0) - self._clock.now
+                self._carry_out(
+                    command,
+                    max(times.finish, last),
+                    lambda rank: protocol.Finished(rank, self.committed()),
+                )
+
+    def poll(self, timeout: float) -> list[Observation]:
+        """See ``HostGroup.poll``; the clock goes to the next event, or by ``timeout``."""
+        due = min(self._queue[0][0] if self._queue else _NEVER, self._next_pulse)
+        self._clock.now = max(self._clock.now, min(due, self._clock.now + timeout))
+        now = self._clock.now
+        seen: list[Observation] = []
+        while self._queue and self._queue[0][0] <= now:
+            observation = heapq.heappop(self._queue)[2]()
+            if observation is None:
+                continue
+            if isinstance(observation, Answered):
+                self._unanswered.discard(observation.rank)
+            seen.append(observation)
+        if now >= self._next_pulse:
+            self._next_pulse = now + self._times.pulse
+            seen += [
+                PulseSeen(rank, self._pulse(rank))
+                for rank in range(self._hosts)
+                if self._started_at[rank] <= now < min(self._gone_at[rank], self._frozen_at[rank])
+            ]
+        return seen
+
+    def dump_stacks(self, rank: int) -> None:
+        """See ``HostGroup.dump_stacks``; frozen hosts stay silent."""
+        if self._alive(rank):
+            self._at(self._clock.now + 0.1, lambda: StacksSeen(rank, f"stacks of host {rank}"))
+
+    def last_words(self, rank: int) -> str:
+        """See ``HostGroup.last_words``."""
+        return f"log of host {rank}"
+
+    def kill_all(self) -> None:
+        """See ``HostGroup.kill_all``; checkpoints that are not committed by now never will be."""
+        self.committed()
+        self._forget()
+
+    def close(self) -> None:
+        """See ``HostGroup.close``."""
+        self.kill_all()
+
+    @property
+    def left(self) -> int:
+        """Hosts of the present launch, dead ones too."""
+        return self._hosts
+
+    def committed(self) -> tuple[int, ...]:
+        """Steps of the committed checkpoints, ascending."""
+        due = sorted(step for at, step in self._pending if at <= self._clock.now)
+        self._pending = [(at, step) for at, step in self._pending if at > self._clock.now]
+        self._world.committed = sorted({*self._world.committed, *due})[-3:]
+        return tuple(self._world.committed)
+
+    # How a command is carried out.
+
+    def _run_lease(self, command: protocol.RunLease, lease: protocol.Lease) -> None:
+        world, times = self._world, self._times
+        if lease.first != self._step:
+            raise RuntimeError(f"lease from step {lease.first}, but the hosts are at {self._step}")
+        if self._plan is None or lease.plan_hash != self._plan.hash:
+            raise RuntimeError(f"lease of plan {lease.plan_hash}, but prepared is {self._plan}")
+        self._phase, self._lease = "training", lease
+        steps = range(lease.first, lease.last)
+        world.leases.append((self._launch, lease.first, lease.last))
+        compiling = 0.0 if self._compiled or not steps else times.compile
+        duration = compiling + len(steps) * times.step
+        too_much = next((s for s in steps if world.needs.get(s, 1) > self._plan.limit), None)
+        if too_much is not None:
+            error = LimitsExceeded(
+                STACK, "max_ids_per_partition", self._plan.limit, world.needs[too_much]
+            )
+            self._at(self._clock.now + duration, lambda: Raised(self._hosts - 1, error))
+            return
+        needed = max((world.needs.get(step, 1) for step in steps), default=1)
+        examples = len(steps) * world.batch_size
+        metrics = self._metrics(examples / self._hosts)
+        seconds = {"compiling": compiling, "training": len(steps) * times.step * 0.8}
+
+        def reply(rank: int) -> Reply:
+            return protocol.LeaseDone(
+                rank=rank,
+                lease=lease.number,
+                first=lease.first,
+                last=lease.last,
+                losses=tuple(world.loss(step) for step in steps),
+                examples=examples,
+                metrics=metrics,
+                observed={STACK: Observed(needed, needed, needed)},
+                seconds=seconds,
+            )
+
+        def done() -> None:
+            self._step, self._compiled = lease.last, True
+            if lease.save:
+                self._pending.append((self._clock.now + times.commit, lease.last))
+
+        self._carry_out(command, duration, reply, done)
+
+    def _carry_out(
+        self,
+        command: Command | None,
+        duration: float,
+        reply: Callable[[int], Reply],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Queue every host's answer, or what comes of a fault."""
+        now = self._clock.now
+        if command is not None and not all(self._alive(rank) for rank in range(self._hosts)):
+            return
+        fault = self._faults.strike(command, self._launch, self._hosts)
+        if fault is not None and fault.kind != "mismatch":
+            self._suffer(fault, command, duration)
+            return
+        self._at(now + duration, lambda: done())
+        for rank in range(self._hosts):
+            answer = Answered(rank, reply(rank))
+            if fault is not None and fault.rank == rank:
+                answer = Answered(rank, protocol.Prepared(rank, "another"))
+            self._at(now + duration, lambda answer=answer: answer)
+
+    def _suffer(self, fault: Fault, command: Command | None, duration: float) -> None:
+        position = fault.position
+        if fault.step is not None and self._lease is not None:
+            position = (fault.step - self._lease.first) / (self._lease.last - self._lease.first)
+        at = self._clock.now + position * duration
+        broken = HostError("JaxRuntimeError", "connection closed by peer", transient=True)
+        match fault.kind:
+            case "die":
+                self._gone_at[fault.rank] = at
+                # The others notice through their collectives before the process is reported.
+                for rank in range(self._hosts):
+                    if rank != fault.rank and rank % 2 == 0 and command is not None:
+                        self._at(at + 0.01, lambda rank=rank: Raised(rank, broken))
+                died = Died(fault.rank, "killed by signal 9")
+                self._at(at + self._times.notice, lambda: died)
+            case "freeze":
+                self._frozen_at[fault.rank] = at
+            case "stall":
+                self._stalled_at[fault.rank] = at
+            case "raise":
+                self._at(at, lambda: Raised(fault.rank, fault.error, "traceback"))
+            case _:
+                for rank in range(self._hosts):
+                    self._at(at, lambda rank=rank: Raised(rank, broken))
+        if command is None:
+            self._started_at[fault.rank] = _NEVER
+
+    def _pulse(self, rank: int) -> protocol.Pulse:
+        now, step = self._clock.now, self._step or 0
+        if self._lease is not None:
+            until = min(now, self._stalled_at[rank])
+            ran = int(max(0.0, until - self._phase_since) / self._times.step)
+            step = min(self._lease.last, self._lease.first + ran)
+        return protocol.Pulse(
+            rank, 1000 + rank, self._phase, now - self._phase_since, step, memory_bytes=1 << 30
+        )
+
+    def _alive(self, rank: int) -> bool:
+        return self._clock.now < min(self._gone_at[rank], self._frozen_at[rank])
+
+    def _at(self, time: float, happens: Callable[[], Observation | None]) -> None:
+        self._count += 1
+        heapq.heappush(self._queue, (time, self._count, happens))
+
+    @staticmethod
+    def _metrics(weight: float) -> BinaryMetrics:
+        positives, negatives = np.zeros(BINS), np.zeros(BINS)
+        positives[BINS // 2], negatives[BINS // 4] = weight / 4, 3 * weight / 4
+        return BinaryMetrics(positives, negatives, 0.4 * weight, weight, weight / 4)

@@ -1,0 +1,17 @@
+"""Sinks of the run's events: files, TensorBoard and the console."""
+
+from __future__ import annotations
+
+from orchestrator.observe.console import Console, summary_table
+from orchestrator.observe.files import EventFile, MetricsFile, PlanFiles, StackFiles
+from orchestrator.observe.tensorboard import TensorBoard
+
+__all__ = [
+    "Console",
+    "EventFile",
+    "MetricsFile",
+    "PlanFiles",
+    "StackFiles",
+    "TensorBoard",
+    "summary_table",
+]

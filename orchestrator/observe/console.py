@@ -1,0 +1,160 @@
+"""What a person sees: a progress bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from orchestrator import events
+from orchestrator.events import Event
+from orchestrator.summary import Summary
+
+__all__ = ["Console", "describe", "summary_table"]
+
+
+class Console:
+    """Tells the run's events as they happen.
+
+    Args:
+        console: Where to; standard output by default.
+        line_seconds: Time between two lines of progress where there is no terminal.
+    """
+
+    def __init__(self, console: RichConsole | None = None, line_seconds: float = 4.0) -> None:
+        self._console = console or RichConsole()
+        self._line_seconds = line_seconds
+        self._last_line = -math.inf
+        self._total = 0
+        self._hosts = 0
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __call__(self, time: float, event: Event) -> None:
+        """See ``orchestrator.events.Sink``."""
+        match event:
+            case events.RunStarted():
+                self._total, self._hosts = event.total_steps, event.hosts
+                self._open_bar()
+                self._say(describe(event))
+            case events.LeaseDone(losses=losses) if losses:
+                self._progress(time, event)
+            case events.Restored(step=step):
+                self._say(describe(event))
+                self._move(step, "")
+            case events.Finished() | events.Interrupted() | events.Failed():
+                self.close()
+            case _:
+                self._say(describe(event))
+
+    def close(self) -> None:
+        """Take the bar away. May be called twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _open_bar(self) -> None:
+        if self._bar is None and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+                BarColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=self._total, figures="")
+            self._bar.start()
+
+    def _progress(self, time: float, event: events.LeaseDone) -> None:
+        seconds = event.elapsed - event.seconds.get("compiling", 0.0)
+        speed = f"{event.examples / seconds:,.0f} examples/s" if seconds > 0 else ""
+        figures = f"loss {event.loss:.4f}  {speed}  {self._hosts} hosts"
+        if self._bar is not None:
+            self._move(event.last, figures)
+        elif time - self._last_line >= self._line_seconds or event.last == self._total:
+            self._last_line = time
+            self._say(f"step {event.last}/{self._total}  {figures}")
+
+    def _move(self, step: int, figures: str) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, figures=figures)
+
+    def _say(self, text: str | None) -> None:
+        if text:
+            self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def describe(event: Event) -> str | None:
+    """One line for an event that a person wants to know of, else None."""
+    match event:
+        case events.RunStarted():
+            return (
+                f"{event.program}: {event.total_steps} steps, {event.steps_per_epoch} an epoch, on "
+                f"{event.hosts} hosts with {event.devices} devices; run folder {event.run_folder}"
+            )
+        case events.Launching(launch=launch, hosts=hosts):
+            return f"starting {hosts} hosts" + (f" (launch {launch})" if launch else "")
+        case events.Surveyed(rows=rows):
+            return f"surveyed {rows:,} training rows"
+        case events.Replanned():
+            return (
+                f"raising {event.limit} of table stack {event.stack} from {event.allowed} to hold "
+                f"{event.observed}: plan {event.version}"
+            )
+        case events.Restored(step=0):
+            return "initialised tables and model"
+        case events.Restored(step=step):
+            return f"restored the checkpoint of step {step}"
+        case events.Evaluated():
+            shown = ("auc", "normalised_entropy", "loss")
+            figures = ", ".join(
+                f"{name.replace('_', ' ')} {event.metrics[name]:.4f}"
+                for name in shown
+                if name in event.metrics
+            )
+            return f"step {event.step}: {event.split} {figures}"
+        case events.Recovering():
+            return f"{event.reason}; starting anew from the last checkpoint"
+        case events.StopRequested():
+            return "saving and leaving; press Ctrl-C again to leave at once"
+        case _:
+            return None
+
+
+def summary_table(summary: Summary) -> Table:
+    """The table at the end of a run."""
+    table = Table(title=f"{summary.program}: {summary.status}", show_header=False)
+    test, train = summary.metrics.get("test", {}), summary.metrics.get("train", {})
+    rows = [
+        ("steps", f"{summary.steps:,} ({summary.epochs} epochs, {summary.examples:,} examples)"),
+        ("test AUC", _figure(test.get("auc"))),
+        ("test normalised entropy", _figure(test.get("normalised_entropy"))),
+        ("test loss", _figure(test.get("loss"))),
+        ("train loss, last epoch", _figure(train.get("loss"))),
+        ("examples/s", f"{summary.examples_per_second:,.0f}"),
+        ("goodput", f"{summary.goodput_share:.1%} of {summary.seconds:.1f} s"),
+        ("", _parts(summary)),
+        ("restarts", str(summary.restarts)),
+        ("hosts × devices", f"{summary.hosts} × {summary.devices // summary.hosts}"),
+        ("run folder", summary.run_folder),
+    ]
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def _parts(summary: Summary) -> str:
+    parts = sorted(summary.goodput.items(), key=lambda item: -item[1])
+    return ", ".join(
+        f"{kind.replace('_', ' ')} {seconds:.1f}" for kind, seconds in parts if seconds >= 0.05
+    )

@@ -1,0 +1,102 @@
+"""Ray for the length of a run: a cluster that is there already, or a local one of our own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.config import ClusterConfig
+from orchestrator.errors import ClusterError
+
+__all__ = ["RaySession"]
+
+_ENVIRONMENT = {
+    # Under `uv run`, Ray would repackage the folder and build an environment for every worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Otherwise Ray warns that it hides GPUs from actors that ask for none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class RaySession:
+    """Connects to Ray on entering, and undoes on leaving what it did.
+
+    In this order: a session that this process has already is used and left alone; ``address``, or
+    the variable RAY_ADDRESS (set by ``ray job submit``), is connected to; else a local cluster is
+    started, and stopped at the end.
+
+    Args:
+        config: Address and resources.
+        hosts: Host processes that a local cluster must have room for.
+
+    Example:
+        >>> with RaySession(ClusterConfig(), hosts=2):      # doctest: +SKIP
+        ...     ray.cluster_resources()
+    """
+
+    def __init__(self, config: ClusterConfig, hosts: int) -> None:
+        self._config = config
+        self._hosts = hosts
+        self._ours = False
+
+    def __enter__(self) -> Self:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        if ray.is_initialized():
+            return self
+        quiet: dict[str, Any] = {
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+            "configure_logging": True,
+        }
+        address = self._config.address or os.environ.get("RAY_ADDRESS")
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(
+                    address="local",
+                    num_cpus=self._local_cpus(),
+                    resources=self._local_resources(),
+                    include_dashboard=False,
+                    object_store_memory=self._config.object_store_megabytes * 2**20,
+                    **quiet,
+                )
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"connect to the Ray cluster at '{address}'" if address else "start Ray locally"
+            raise ClusterError(f"cannot {where}: {' '.join(str(error).split())}") from error
+        self._ours = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect, and stop a cluster that was started here. May be called twice."""
+        if self._ours:
+            self._ours = False
+            import ray
+
+            ray.shutdown()
+
+    def _local_cpus(self) -> int:
+        """CPUs to declare: as many as the hosts ask for, so that they can be scheduled."""
+        return max(1, math.ceil(self._hosts * self._config.num_cpus_per_host))
+
+    def _local_resources(self) -> dict[str, float]:
+        return {
+            name: amount * self._hosts
+            for name, amount in self._config.resources_per_host.items()
+            if name != "GPU"
+        }

@@ -1,0 +1,135 @@
+"""What the driver knows of each host of one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.errors import HostError
+from orchestrator.hosts.interface import Answered, Died, Observation, PulseSeen, Raised
+from workers.protocol import Hello, Pulse, Reply
+
+__all__ = ["HostView", "Roster"]
+
+
+@dataclass(frozen=True)
+class HostView:
+    """One host, as seen from the driver. Times are on the controller's clock, in seconds."""
+
+    rank: int
+    hello: Hello | None = None
+    pulse: Pulse | None = None
+    heard_at: float | None = None
+    """When the host was last heard of: its hello, or its newest pulse."""
+    reply: Reply | None = None
+    """Its answer to the command it was last sent."""
+    error: Exception | None = None
+    traceback: str = ""
+    error_at: float | None = None
+    died: str | None = None
+    """Why its process is gone."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id on the host's node, once known."""
+        if self.hello is not None:
+            return self.hello.pid
+        return None if self.pulse is None else self.pulse.pid
+
+    @property
+    def name(self) -> str:
+        """The host with what identifies its process: ``host 1 (pid 4711)``."""
+        return f"host {self.rank}" + (f" (pid {self.pid})" if self.pid else "")
+
+    def silent_for(self, now: float) -> float:
+        """Seconds since the host was last heard of; 0 before its first word."""
+        return 0.0 if self.heard_at is None else now - self.heard_at
+
+    def last_words(self, now: float) -> str:
+        """What was last known of the host, in one line."""
+        parts = []
+        if self.died is not None:
+            parts.append(f"died: {self.died}")
+        if self.error is not None:
+            parts.append(f"raised {_named(self.error)}")
+        if self.pulse is not None:
+            parts.append(
+                f"{self.pulse.phase} for {self.pulse.phase_seconds:.1f} s at step "
+                f"{self.pulse.step}, heard of {self.silent_for(now):.1f} s ago"
+            )
+        elif self.hello is None:
+            parts.append("never started")
+        elif not parts:
+            parts.append(f"started, heard of {self.silent_for(now):.1f} s ago")
+        return "; ".join(parts)
+
+
+class Roster:
+    """The hosts of one launch; fed with observations, asked for what is missing."""
+
+    def __init__(self, hosts: int) -> None:
+        self._views = [HostView(rank) for rank in range(hosts)]
+        self._expected: type = Hello
+        self._missing = hosts
+
+    @property
+    def views(self) -> Sequence[HostView]:
+        """All hosts by rank."""
+        return self._views
+
+    @property
+    def complete(self) -> bool:
+        """Whether every host has answered the last command."""
+        return self._missing == 0
+
+    @property
+    def replies(self) -> list[Any]:
+        """The answers that have come, by rank; of the type that was expected."""
+        return [view.reply for view in self._views if view.reply is not None]
+
+    @property
+    def alive(self) -> int:
+        """Hosts that have started and not died."""
+        return sum(view.hello is not None and view.died is None for view in self._views)
+
+    def expect(self, reply_type: type) -> None:
+        """Forget the answers: a command was sent that is answered with this type."""
+        self._expected = reply_type
+        self._missing = len(self._views)
+        self._views = [replace(view, reply=None) for view in self._views]
+
+    def take(self, observation: Observation, now: float) -> None:
+        """Note what was observed at ``now``."""
+        view = self._views[observation.rank]
+        match observation:
+            case PulseSeen(pulse=pulse):
+                view = replace(view, pulse=pulse, heard_at=now)
+            case Answered(reply=reply) if not isinstance(reply, self._expected):
+                wrong = HostError(
+                    "TypeError",
+                    f"answered with {type(reply).__name__}, not {self._expected.__name__}",
+                    transient=False,
+                )
+                view = replace(view, error=wrong, error_at=now)
+            case Answered(reply=reply):
+                self._missing -= view.reply is None
+                view = replace(view, reply=reply, heard_at=now)
+                if isinstance(reply, Hello):
+                    view = replace(view, hello=reply)
+            case Raised(error=error, traceback=traceback):
+                view = replace(view, error=error, traceback=traceback, error_at=now)
+            case Died(reason=reason) if view.died is None:
+                view = replace(view, died=reason)
+            case _:
+                return
+        self._views[observation.rank] = view
+
+    def last_words(self, now: float) -> dict[int, str]:
+        """What was last known of every host, by rank."""
+        return {view.rank: view.last_words(now) for view in self._views}
+
+
+def _named(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, HostError) else f"{type(error).__name__}: {text}"

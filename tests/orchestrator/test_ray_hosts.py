@@ -1,0 +1,159 @@
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import ClusterConfig
+from orchestrator.errors import ClusterError, HostError
+from orchestrator.hosts.interface import Answered, Died, PulseSeen, Raised, StacksSeen
+from orchestrator.ray_session import RaySession
+from workers import protocol
+from workers.errors import DataError
+
+pytestmark = pytest.mark.system
+
+HOSTS = 2
+DEVICES = 3
+
+
+@pytest.fixture(scope="module")
+def session():
+    here = str(Path(__file__).parent)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, *sys.path])
+    try:
+        with RaySession(ClusterConfig(), hosts=HOSTS):
+            yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture
+def group(session, tmp_path):
+    from orchestrator.hosts.ray_hosts import RayHosts
+
+    run = protocol.RunSpec(
+        program="none:none",
+        parameters={},
+        data="none",
+        run_folder=str(tmp_path),
+        batch_size=8,
+        epochs=1,
+        seed=0,
+        devices_per_host=DEVICES,
+        join_timeout=20.0,
+    )
+    group = RayHosts(run, ClusterConfig(), pulse_interval=0.1, factory="fake_host:FakeHost")
+    yield group
+    group.close()
+
+
+def launch(group, number=0):
+    group.launch([protocol.Assignment(rank, HOSTS, number) for rank in range(HOSTS)])
+    seen = collect(group, lambda seen: len(of(seen, Answered)) == HOSTS, 60.0)
+    return {answer.rank: answer.reply for answer in of(seen, Answered)}
+
+
+def collect(group, enough, seconds):
+    """Poll until ``enough`` holds of everything seen."""
+    seen = []
+    deadline = time.monotonic() + seconds
+    while not enough(seen):
+        assert time.monotonic() < deadline, f"only {seen} within {seconds} s"
+        seen += group.poll(0.2)
+    return seen
+
+
+def of(seen, kind):
+    return [observation for observation in seen if isinstance(observation, kind)]
+
+
+def exists(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_hosts_work_pulse_and_report_errors(group, tmp_path):
+    import ray
+
+    hellos = launch(group)
+    assert {hello.rank for hello in hellos.values()} == {0, 1}
+    assert len({hello.pid for hello in hellos.values()} | {os.getpid()}) == 3
+    assert {hello.node for hello in hellos.values()} == {ray.get_runtime_context().get_node_id()}
+
+    group.send(protocol.Join("nowhere:1"))
+    seen = collect(group, lambda seen: len(of(seen, Answered)) == HOSTS, 10.0)
+    joined = sorted((answer.reply for answer in of(seen, Answered)), key=lambda reply: reply.rank)
+    assert joined == [protocol.Joined(rank, DEVICES, DEVICES * HOSTS) for rank in range(HOSTS)]
+
+    group.send(protocol.Restore(None))
+    seen = collect(group, lambda seen: len(of(seen, Raised)) == HOSTS, 10.0)
+    for raised in of(seen, Raised):
+        assert isinstance(raised.error, DataError)
+        assert str(raised.error) == f"rank {raised.rank} has no data"
+        assert "fake_host.py" in raised.traceback
+
+    group.send(protocol.Finish())
+    seen = collect(group, lambda seen: len(of(seen, Raised)) == HOSTS, 10.0)
+    error = of(seen, Raised)[0].error
+    assert isinstance(error, HostError)
+    assert (error.type_name, error.transient) == ("KeyError", False)
+
+    assert "host 1 says something" in (tmp_path / "logs/launch-0-host-1.log").read_text()
+    assert "mistake in code" in group.last_words(1)
+
+
+def test_pulses_go_on_while_a_command_runs_and_a_killed_host_is_reported_once(group):
+    hellos = launch(group)
+    group.send(protocol.Survey())
+    seen = collect(
+        group,
+        lambda seen: sum(p.pulse.phase == "surveying" for p in of(seen, PulseSeen)) > 6,
+        10.0,
+    )
+    assert not of(seen, Answered)
+    assert {pulse.rank for pulse in of(seen, PulseSeen)} == {0, 1}
+    assert {p.pulse.pid for p in of(seen, PulseSeen)} == {h.pid for h in hellos.values()}
+
+    group.dump_stacks(0)
+    seen = collect(group, lambda seen: of(seen, StacksSeen), 10.0)
+    assert of(seen, StacksSeen)[0].text.endswith("threads")
+
+    os.kill(hellos[1].pid, signal.SIGKILL)
+    seen = collect(group, lambda seen: of(seen, Died), 15.0)
+    seen += [observation for _ in range(10) for observation in group.poll(0.1)]
+    died = of(seen, Died)
+    assert [death.rank for death in died] == [1]
+    assert died[0].reason
+
+
+def test_a_stopped_host_falls_silent_and_is_killed_with_the_others(group):
+    hellos = launch(group)
+    os.kill(hellos[0].pid, signal.SIGSTOP)
+    collect(group, lambda seen: len([p for p in of(seen, PulseSeen) if p.rank == 1]) > 3, 10.0)
+    seen = [observation for _ in range(10) for observation in group.poll(0.1)]
+    assert {pulse.rank for pulse in of(seen, PulseSeen)} == {1}
+    assert not of(seen, Died)
+
+    group.kill_all()
+    assert not any(exists(hello.pid) for hello in hellos.values())
+    assert group.poll(0.1) == []
+
+    again = launch(group, number=1)
+    assert not {hello.pid for hello in again.values()} & {hello.pid for hello in hellos.values()}
+
+
+def test_an_address_without_a_cluster_is_refused(session):
+    import ray
+
+    ray.shutdown()
+    with pytest.raises(ClusterError, match="cannot connect to the Ray cluster at '127.0.0.1:9'"):
+        RaySession(ClusterConfig(address="127.0.0.1:9"), hosts=1).__enter__()

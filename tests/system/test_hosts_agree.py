@@ -1,0 +1,50 @@
+"""The same run on one, two and four hosts: same rows in every batch, same losses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import Run
+
+pytestmark = pytest.mark.system
+
+STEPS = 40
+
+
+def batches(run: Run, hosts: int) -> list[list[int]]:
+    """Row ids of every global batch, from what the hosts recorded."""
+    shares = [
+        [json.loads(line) for line in (run.folder / "rows" / f"host-{rank}.jsonl").open()]
+        for rank in range(hosts)
+    ]
+    for share in shares:
+        assert [line["step"] for line in share] == list(range(STEPS))
+    return [sum((share[step]["rows"] for share in shares), []) for step in range(STEPS)]
+
+
+def test_one_two_and_four_hosts(small_flights: Path, start: Callable[..., Run]) -> None:
+    runs = {}
+    for hosts in (1, 2, 4):
+        run = start(
+            f"data={small_flights}",
+            f"hosts={hosts}",
+            "batch_size=1024",
+            "epochs=2",
+            f"max_steps={STEPS}",
+            "record_rows=true",
+            "seed=5",
+            name=f"hosts-{hosts}",
+        )
+        summary = run.finish()
+        assert (summary["hosts"], summary["devices"]) == (hosts, 2 * hosts)
+        runs[hosts] = run
+    assert len(set(map(tuple, batches(runs[1], 1)))) == STEPS
+    losses = runs[1].losses()
+    assert sorted(losses) == list(range(STEPS))
+    for hosts in (2, 4):
+        assert batches(runs[hosts], hosts) == batches(runs[1], 1)
+        assert runs[hosts].losses() == pytest.approx(losses, rel=1e-4)

@@ -1,0 +1,39 @@
+"""The command of the README, on the whole data: it learns, and writes what it says it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from tests.system.conftest import Run
+
+pytestmark = pytest.mark.system
+
+
+def test_train_with_nothing_given(start: Callable[..., Run]) -> None:
+    run = start()
+    summary = run.finish(seconds=400)
+    assert summary["status"] == "finished"
+    assert (summary["hosts"], summary["devices"], summary["restarts"]) == (2, 4, 0)
+    assert summary["epochs"] <= 3
+    assert summary["examples"] == 295_118 * summary["epochs"]
+    test = summary["metrics"]["test"]
+    assert test["auc"] >= 0.752
+    assert test["normalised_entropy"] <= 0.865
+    assert test["examples"] == 32_228
+    assert summary["examples_per_second"] > 0
+    assert sorted(run.losses()) == list(range(summary["steps"]))
+    goodput = summary["goodput"]
+    assert min(goodput.values()) >= 0
+    assert goodput["training"] > 0
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["hosts"] == 2
+    plan = json.loads((run.folder / "plan-0.json").read_text())
+    assert plan["version"] == 0
+    assert (run.folder / "checkpoints" / str(summary["steps"])).is_dir()
+    assert list((run.folder / "tensorboard").glob("events*"))
+    kinds = {event["kind"] for event in run.events()}
+    assert {"host_started", "plan_made", "plan_confirmed", "lease_done", "finished"} <= kinds

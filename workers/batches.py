@@ -1,0 +1,151 @@
+"""Batches of one split as one host trains or evaluates on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kernels import (
+    EmbeddingPlan,
+    FeatureSpec,
+    PreprocessedInput,
+    SparseDenseMatmulInputStats,
+    preprocess_sparse_dense_matmul_input,
+)
+from workers.data.dataset import ExampleReader
+from workers.data.order import RowOrder
+from workers.mesh import spread
+from workers.pipeline import Pipeline, RawBatch, raw_batches
+from workers.protocol import Observed
+from workers.training import DeviceBatch
+
+__all__ = ["BatchSource", "EncodedBatch", "ReadyBatch", "encode", "observe"]
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A host's share of a batch with its ids in the buffers the lookup reads."""
+
+    raw: RawBatch
+    inputs: PreprocessedInput
+    observed: Mapping[str, Observed]
+
+
+@dataclass(frozen=True)
+class ReadyBatch:
+    """A global batch on the devices.
+
+    Attributes:
+        step: Step of the run.
+        rows: Row ids of this host's share, int64 ``[slots]``.
+        global_examples: Real samples of the batch over all hosts.
+        observed: Largest values this host saw, by table stack.
+        batch: The arrays.
+    """
+
+    step: int
+    rows: np.ndarray
+    global_examples: int
+    observed: Mapping[str, Observed]
+    batch: DeviceBatch
+
+
+def encode(raw: RawBatch, specs: Mapping[str, FeatureSpec], plan: EmbeddingPlan) -> EncodedBatch:
+    """Preprocess a host's share of a batch.
+
+    Raises:
+        LimitsExceeded: The batch does not fit into the plan's limits.
+    """
+    inputs, statistics = preprocess_sparse_dense_matmul_input(
+        dict(raw.examples.ids),
+        None,
+        dict(specs),
+        plan.topology.devices_per_host,
+        plan.topology.devices,
+        num_sc_per_device=plan.topology.sparsecores_per_device,
+    )
+    return EncodedBatch(raw, inputs, observe(statistics, plan))
+
+
+def observe(statistics: SparseDenseMatmulInputStats, plan: EmbeddingPlan) -> dict[str, Observed]:
+    """The largest values of a batch's statistics, by table stack."""
+    sparsecores = plan.topology.sparsecores_per_device
+    return {
+        stack: Observed(
+            int(np.max(statistics.max_ids_per_partition[stack])),
+            int(np.max(statistics.max_unique_ids_per_partition[stack])),
+            int(np.max(statistics.required_buffer_size_per_sc[stack])) * sparsecores,
+        )
+        for stack in statistics.max_ids_per_partition
+    }
+
+
+def merge_observed(
+    first: Mapping[str, Observed], second: Mapping[str, Observed]
+) -> dict[str, Observed]:
+    """The larger values of both, stack by stack."""
+    return {
+        stack: first[stack].merge(second[stack])
+        if stack in first and stack in second
+        else (first.get(stack) or second[stack])
+        for stack in {**first, **second}
+    }
+
+
+class BatchSource:
+    """Makes a host's batches of one split, from any step on.
+
+    Args:
+        order: Order of the split's rows.
+        reader: Takes examples by row id.
+        rank: This host's number.
+        plan: The plan.
+        specs: Feature specs with the plan applied.
+        mesh: All devices.
+    """
+
+    def __init__(
+        self,
+        order: RowOrder,
+        reader: ExampleReader,
+        rank: int,
+        plan: EmbeddingPlan,
+        specs: Mapping[str, FeatureSpec],
+        mesh: Mesh,
+    ) -> None:
+        share = order.batch_size // plan.topology.hosts
+        self._order, self._reader = order, reader
+        self._slots = (rank * share, (rank + 1) * share)
+        self._plan, self._specs, self._mesh = plan, specs, mesh
+
+    def start(self, first: int, last: int) -> Pipeline:
+        """Begin to make the batches of the steps [first, last): iterate over ``ReadyBatch``."""
+        raw = raw_batches(self._order, self._reader, self._slots, first, last)
+        return Pipeline(
+            raw,
+            [
+                ("encode", lambda batch: encode(batch, self._specs, self._plan)),
+                ("put", self._put),
+            ],
+        )
+
+    def _put(self, encoded: EncodedBatch) -> ReadyBatch:
+        raw, examples = encoded.raw, encoded.raw.examples
+        layout = spread(self._mesh)
+
+        def put(array: Any) -> jax.Array:
+            return jax.make_array_from_process_local_data(layout, np.asarray(array))
+
+        batch = DeviceBatch(encoded.inputs, examples.dense, examples.labels, examples.weights)
+        return ReadyBatch(
+            raw.step,
+            raw.rows,
+            raw.global_examples,
+            encoded.observed,
+            jax.tree.map(put, batch),
+        )

@@ -1,0 +1,184 @@
+"""Checkpoints through Orbax: asynchronous, and either committed or invisible.
+
+    checkpoints/<step>/tables/   every table stack with its slot variables, written by all hosts
+                       dense/    step, model parameters, optimizer state
+                       about/    JSON: plan, program fingerprint, step
+
+Orbax writes into a temporary folder and renames it when all hosts are done, so a folder whose name
+is a number is complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from kernels import EmbeddingPlan
+from workers.errors import CheckpointError
+from workers.training import TrainState
+
+__all__ = ["About", "Checkpoints", "committed_steps", "read_checkpoint"]
+
+SAVE_TIMEOUT_SECONDS = 600
+"""Seconds the hosts wait for each other while a checkpoint is written."""
+
+
+def committed_steps(folder: Path) -> tuple[int, ...]:
+    """Steps of the committed checkpoints in a folder, ascending; empty if there is no folder."""
+    if not folder.is_dir():
+        return ()
+    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
+    return tuple(sorted(int(name) for name in names if name.isdecimal()))
+
+
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint says of itself."""
+
+    plan: EmbeddingPlan
+    program: str
+
+    def to_json(self, step: int) -> dict[str, Any]:
+        """As saved."""
+        return {"step": step, "plan": self.plan.to_json(), "program": self.program}
+
+
+class Checkpoints:
+    """Saves and restores train states; used by all hosts alike, each calling at the same steps.
+
+    Args:
+        folder: Folder of all checkpoints of a run.
+        keep: Number of committed checkpoints kept.
+        about: Plan and program of the run.
+    """
+
+    def __init__(self, folder: Path, keep: int, about: About) -> None:
+        self._folder = folder.absolute()
+        self._about = about
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT_SECONDS),
+            ),
+        )
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Start saving the state after ``step`` steps; returns once it is copied off the devices.
+
+        Waits for a save still under way. Does nothing if the step is committed already.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                tables=ocp.args.StandardSave(state.tables),
+                dense=ocp.args.StandardSave(_dense(state)),
+                about=ocp.args.JsonSave(self._about.to_json(step)),
+            ),
+            force=True,
+        )
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Load a committed checkpoint into the layout of ``like``.
+
+        Raises:
+            CheckpointError: It cannot be read, or was saved under another plan or program.
+        """
+        try:
+            about = self._manager.restore(
+                step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
+            ).about
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {step} in '{self._folder}' cannot be read: {error}"
+            ) from error
+        self._check(step, about)
+        abstract = jax.tree.map(_abstract, (like.tables, _dense(like)))
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    tables=ocp.args.StandardRestore(abstract[0]),
+                    dense=ocp.args.StandardRestore(abstract[1]),
+                ),
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {step} in '{self._folder}' cannot be read: {error}"
+            ) from error
+        dense = restored.dense
+        return TrainState(
+            dense["step"], dict(restored.tables), dense["parameters"], dense["optimizer_state"]
+        )
+
+    def wait(self) -> None:
+        """Wait until the save under way is committed."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait for pending saves and release everything."""
+        self._manager.close()
+
+    def _check(self, step: int, about: dict[str, Any]) -> None:
+        saved = EmbeddingPlan.from_json(about["plan"])
+        if _layout(saved) != _layout(self._about.plan):
+            raise CheckpointError(
+                f"checkpoint {step} in '{self._folder}' was saved with another layout of tables "
+                f"(plan {saved.hash[:12]}, now {self._about.plan.hash[:12]}): use the "
+                "hosts, devices and tables it was made with"
+            )
+        if about["program"] != self._about.program:
+            raise CheckpointError(
+                f"checkpoint {step} in '{self._folder}' was saved by another program "
+                f"(fingerprint {about['program']}, now {self._about.program})"
+            )
+
+
+def _layout(plan: EmbeddingPlan) -> Any:
+    """All of a plan that decides where a row is stored: limits may change under a checkpoint."""
+    stacks = [(stack.name, stack.tables, stack.vocab_size, stack.width) for stack in plan.stacks]
+    return plan.topology.devices, plan.topology.sparsecores_per_device, plan.tables, stacks
+
+
+def _dense(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "parameters": state.parameters,
+        "optimizer_state": state.optimizer_state,
+    }
+
+
+def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
+def read_checkpoint(folder: Path, step: int) -> dict[str, np.ndarray]:
+    """All arrays of a committed checkpoint on one machine, by their path in it.
+
+    For exports and comparisons: needs neither the hosts nor the mesh it was saved with, and memory
+    for everything in it.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    arrays = {}
+    for part in ("tables", "dense"):
+        place = folder.absolute() / str(step) / part
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                tree = reader.metadata(place).item_metadata.tree
+                numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+                restored = reader.restore(place, args=ocp.args.PyTreeRestore(restore_args=numpy))
+        except Exception as error:
+            raise CheckpointError(f"checkpoint '{place}' cannot be read: {error}") from error
+        for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
+            arrays[part + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return arrays

@@ -1,0 +1,41 @@
+"""What can go wrong on a host on purpose.
+
+EmberayError (kernels.errors)
+├── ProgramError         the user's program cannot be loaded or is inconsistent
+├── DataError            the data cannot be trained on as it is
+├── PlanMismatch         a host built another plan than the driver sent
+├── CheckpointError      a checkpoint cannot be read or does not fit
+└── NonFiniteLoss        the loss became NaN or infinite
+"""
+
+from __future__ import annotations
+
+from kernels.errors import EmberayError
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "NonFiniteLoss",
+    "PlanMismatch",
+    "ProgramError",
+]
+
+
+class ProgramError(EmberayError):
+    """The program a config names cannot be imported, called or understood."""
+
+
+class DataError(EmberayError):
+    """The data is missing, has the wrong columns or types, or holds a value it must not."""
+
+
+class PlanMismatch(EmberayError):
+    """A host's specs do not hash to the plan the driver sent: other code or another config."""
+
+
+class CheckpointError(EmberayError):
+    """No committed checkpoint can be read, or one does not fit the plan."""
+
+
+class NonFiniteLoss(EmberayError):
+    """The loss became NaN or infinite; the message names the step."""

@@ -1,0 +1,370 @@
+"""Host: one machine's part of a run, driven by commands; knows nothing of Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+from jax.sharding import Mesh
+
+from kernels import EmbeddingPlan, FeatureSpec, apply_plan
+from workers import protocol
+from workers.batches import BatchSource, ReadyBatch, encode, merge_observed
+from workers.checkpoint import About, Checkpoints, committed_steps
+from workers.data.dataset import Dataset, ExampleReader, open_dataset
+from workers.errors import NonFiniteLoss, PlanMismatch
+from workers.launch import TRAIN, make_plan, order_for
+from workers.mesh import free_address, join_process_group, leave_process_group, make_mesh
+from workers.metrics import BinaryMetrics
+from workers.phases import Phases
+from workers.pipeline import Pipeline, raw_batches
+from workers.program import Program, load_program
+from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec
+from workers.training import (
+    MetricState,
+    TrainState,
+    empty_metrics,
+    initial_state,
+    make_evaluation_step,
+    make_train_step,
+)
+
+__all__ = ["Host"]
+
+SURVEY_BATCHES = 8
+"""Batches a host looks at to propose limits."""
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What a host builds for one plan."""
+
+    plan: EmbeddingPlan
+    specs: Mapping[str, FeatureSpec]
+    source: BatchSource
+    checkpoints: Checkpoints
+    train_step: Any
+    evaluation_step: Any
+
+
+class Host:
+    """One host of a run: data, preprocessing, its devices of the mesh, its part of checkpoints.
+
+    ``execute`` carries out one command at a time, in the order of ``workers.protocol``; ``pulse``
+    may be called from another thread at any time.
+
+    Args:
+        run: The run.
+        assignment: This host's place in this launch.
+        address: Name or IP under which the other hosts reach this one.
+    """
+
+    def __init__(self, run: RunSpec, assignment: Assignment, address: str = "127.0.0.1") -> None:
+        self._run, self._assignment, self._address = run, assignment, address
+        self._phases = Phases()
+        self._step = 0
+        self._program: Program = load_program(run.program, run.parameters)
+        self._datasets: dict[str, tuple[Dataset, ExampleReader]] = {}
+        self._mesh: Mesh | None = None
+        self._prepared: Prepared | None = None
+        self._state: TrainState | None = None
+        self._metrics: MetricState | None = None
+        self._pipeline: Pipeline | None = None
+        self._pipeline_step = -1
+        self._phases.enter("idle")
+
+    def hello(self) -> protocol.Hello:
+        """Who this host is."""
+        address = free_address(self._address)
+        return protocol.Hello(self._assignment.rank, os.getpid(), socket.gethostname(), address)
+
+    def pulse(self) -> Pulse:
+        """What this host is doing now."""
+        phase, seconds = self._phases.current()
+        return Pulse(
+            rank=self._assignment.rank,
+            pid=os.getpid(),
+            phase=phase,
+            phase_seconds=seconds,
+            step=self._step,
+            memory_bytes=psutil.Process().memory_info().rss,
+        )
+
+    def dump_stacks(self) -> str:
+        """The Python stack of every thread, as text."""
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+    def execute(self, command: Command) -> Reply:
+        """Carry out one command.
+
+        Raises:
+            EmberayError: The command cannot be carried out; the message says why.
+        """
+        match command:
+            case protocol.Join():
+                with self._phases.within("joining"):
+                    return self._join(command.coordinator)
+            case protocol.Survey():
+                with self._phases.within("surveying"):
+                    return self._survey()
+            case protocol.Prepare():
+                with self._phases.within("preparing"):
+                    return self._prepare(EmbeddingPlan.from_json(command.plan))
+            case protocol.Restore():
+                with self._phases.within("restoring"):
+                    return self._restore(command.step)
+            case protocol.RunLease():
+                return self._run_lease(command.lease)
+            case protocol.Evaluate():
+                with self._phases.within("evaluating"):
+                    return self._evaluate(command.split)
+            case protocol.Finish():
+                with self._phases.within("finishing"):
+                    return self._finish()
+
+    @property
+    def state(self) -> TrainState:
+        """The current state; only after ``Restore``."""
+        return _present(self._state, "Restore")
+
+    @property
+    def plan(self) -> EmbeddingPlan:
+        """The current plan; only after ``Prepare``."""
+        return _present(self._prepared, "Prepare").plan
+
+    def close(self) -> None:
+        """Stop the pipeline's threads; the process group is left as it is."""
+        self._close_pipeline()
+
+    # The commands, in their order.
+
+    def _join(self, coordinator: str) -> protocol.Joined:
+        rank, hosts = self._assignment.rank, self._assignment.hosts
+        join_process_group(coordinator, rank, hosts, self._run.join_timeout)
+        self._mesh = make_mesh()
+        return protocol.Joined(rank, jax.local_device_count(), self._mesh.size)
+
+    def _survey(self) -> protocol.Surveyed:
+        dataset, reader = self._data(TRAIN)
+        order = order_for(dataset, self._run)
+        plan = make_plan(self._program, self._run, self._assignment.hosts, None, None, 0)
+        specs = apply_plan(plan, self._program.feature_specs(self._run.batch_size))
+        share = self._run.batch_size // self._assignment.hosts
+        slots = (self._assignment.rank * share, (self._assignment.rank + 1) * share)
+        observed: dict[str, Observed] = {}
+        last = min(SURVEY_BATCHES, order.steps_per_epoch)
+        for raw in raw_batches(order, reader, slots, 0, last):
+            observed = merge_observed(observed, encode(raw, specs, plan).observed)
+        return protocol.Surveyed(
+            self._assignment.rank, dataset.rows, order.steps_per_epoch, observed
+        )
+
+    def _prepare(self, plan: EmbeddingPlan) -> protocol.Prepared:
+        mesh = _present(self._mesh, "Join")
+        if mesh.size != plan.topology.devices:
+            raise PlanMismatch(
+                f"host {self._assignment.rank}: the plan is for {plan.topology.devices} devices, "
+                f"but the mesh has {mesh.size}"
+            )
+        specs = apply_plan(plan, self._program.feature_specs(self._run.batch_size))
+        if self._prepared is not None:
+            self._close_pipeline()
+            self._prepared.checkpoints.close()
+        self._prepared = Prepared(
+            plan=plan,
+            specs=specs,
+            source=self._source(TRAIN, plan, specs),
+            checkpoints=Checkpoints(
+                self._checkpoint_folder,
+                self._run.keep_checkpoints,
+                About(plan, self._program.fingerprint()),
+            ),
+            train_step=make_train_step(self._program, specs, plan, mesh),
+            evaluation_step=make_evaluation_step(self._program, specs, plan, mesh),
+        )
+        return protocol.Prepared(self._assignment.rank, plan.hash)
+
+    def _restore(self, step: int | None) -> protocol.Restored:
+        prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
+        self._close_pipeline()
+        state = initial_state(self._program, prepared.plan, prepared.specs, mesh, self._run.seed)
+        if step is not None:
+            state = prepared.checkpoints.restore(step, state)
+        self._state, self._step = state, step or 0
+        self._metrics = empty_metrics(mesh)
+        return protocol.Restored(self._assignment.rank, self._step)
+
+    def _run_lease(self, lease: protocol.Lease) -> protocol.LeaseDone:
+        prepared = _present(self._prepared, "Prepare")
+        if lease.plan_hash != prepared.plan.hash:
+            raise PlanMismatch(
+                f"host {self._assignment.rank}: lease {lease.number} is for plan "
+                f"{lease.plan_hash[:12]}, but plan {prepared.plan.hash[:12]} is prepared"
+            )
+        if self._step != lease.first:
+            raise PlanMismatch(
+                f"host {self._assignment.rank}: lease {lease.number} begins at step {lease.first}, "
+                f"but {self._step} steps are done"
+            )
+        self._phases.take_seconds()
+        losses: list[jax.Array] = []
+        examples = 0
+        observed: dict[str, Observed] = {}
+        trained_rows: list[tuple[int, np.ndarray]] = []
+        with self._phases.within("training"):
+            while self._step < lease.last:
+                ready = self._next_batch()
+                self._train(ready, losses)
+                examples += ready.global_examples
+                observed = merge_observed(observed, ready.observed)
+                trained_rows.append((ready.step, ready.rows))
+            values = tuple(float(loss) for loss in losses)
+            _refuse_non_finite(values, lease.first)
+            metrics = self._take_metrics()
+        self._record_rows(trained_rows)
+        if lease.save:
+            with self._phases.within("saving"):
+                prepared.checkpoints.save(self._step, self.state)
+        return protocol.LeaseDone(
+            rank=self._assignment.rank,
+            lease=lease.number,
+            first=lease.first,
+            last=lease.last,
+            losses=values,
+            examples=examples,
+            metrics=metrics,
+            observed=observed,
+            seconds=self._phases.take_seconds(),
+            stages=self._pipeline.take_seconds() if self._pipeline else {},
+        )
+
+    def _evaluate(self, split: str) -> protocol.Evaluated:
+        prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
+        dataset, _ = self._data(split)
+        steps = order_for(dataset, self._run).steps_per_epoch
+        metrics = empty_metrics(mesh)
+        pipeline = self._source(split, prepared.plan, prepared.specs).start(0, steps)
+        try:
+            for ready in pipeline:
+                metrics = prepared.evaluation_step(self.state, metrics, ready.batch)
+                jax.block_until_ready(metrics)
+        finally:
+            pipeline.close()
+        return protocol.Evaluated(self._assignment.rank, split, _to_host(metrics))
+
+    def _finish(self) -> protocol.Finished:
+        self._close_pipeline()
+        if self._prepared is not None:
+            self._prepared.checkpoints.wait()
+            self._prepared.checkpoints.close()
+            self._prepared = None
+        leave_process_group()
+        return protocol.Finished(self._assignment.rank, committed_steps(self._checkpoint_folder))
+
+    # Parts of the commands.
+
+    @property
+    def _checkpoint_folder(self) -> Path:
+        return Path(self._run.run_folder) / "checkpoints"
+
+    def _data(self, split: str) -> tuple[Dataset, ExampleReader]:
+        if split not in self._datasets:
+            dataset = open_dataset(self._run.data, split)
+            self._datasets[split] = dataset, ExampleReader(dataset, self._program.schema)
+        return self._datasets[split]
+
+    def _source(
+        self, split: str, plan: EmbeddingPlan, specs: Mapping[str, FeatureSpec]
+    ) -> BatchSource:
+        dataset, reader = self._data(split)
+        order = order_for(dataset, self._run)
+        mesh = _present(self._mesh, "Join")
+        return BatchSource(order, reader, self._assignment.rank, plan, specs, mesh)
+
+    def _next_batch(self) -> ReadyBatch:
+        with self._phases.within("waiting_for_data"):
+            if self._pipeline is None or self._pipeline_step != self._step:
+                self._close_pipeline()
+                dataset, _ = self._data(TRAIN)
+                steps = order_for(dataset, self._run).steps_per_epoch * self._run.epochs
+                source = _present(self._prepared, "Prepare").source
+                self._pipeline = source.start(self._step, max(steps, self._step + 1))
+            ready = next(self._pipeline)
+        self._pipeline_step = ready.step + 1
+        return ready
+
+    def _train(self, ready: ReadyBatch, losses: list[jax.Array]) -> None:
+        prepared = _present(self._prepared, "Prepare")
+        arguments = (self.state, _present(self._metrics, "Restore"), ready.batch)
+        if hasattr(prepared.train_step, "lower"):
+            with self._phases.within("compiling"):
+                prepared.train_step = prepared.train_step.lower(*arguments).compile()
+        self._state, self._metrics, loss = prepared.train_step(*arguments)
+        if losses:
+            jax.block_until_ready(losses[-1])
+        losses.append(loss)
+        self._step += 1
+
+    def _take_metrics(self) -> BinaryMetrics:
+        taken = _to_host(_present(self._metrics, "Restore"))
+        self._metrics = empty_metrics(_present(self._mesh, "Join"))
+        return taken
+
+    def _record_rows(self, trained: list[tuple[int, np.ndarray]]) -> None:
+        if not self._run.record_rows:
+            return
+        file = Path(self._run.run_folder) / "rows" / f"host-{self._assignment.rank}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as lines:
+            for step, rows in trained:
+                lines.write(json.dumps({"step": step, "rows": rows.tolist()}) + "\n")
+
+    def _close_pipeline(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
+
+
+def _to_host(metrics: MetricState) -> BinaryMetrics:
+    """The counts of this host's devices, added up."""
+
+    def local(array: jax.Array) -> np.ndarray:
+        shards = [np.asarray(shard.data, np.float64) for shard in array.addressable_shards]
+        return np.concatenate(shards).sum(axis=0)
+
+    loss, weight, predicted = local(metrics.sums)
+    return BinaryMetrics(
+        local(metrics.positives),
+        local(metrics.negatives),
+        float(loss),
+        float(weight),
+        float(predicted),
+    )
+
+
+def _refuse_non_finite(losses: tuple[float, ...], first: int) -> None:
+    for step, loss in enumerate(losses, start=first):
+        if not np.isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss at step {step} is {loss}; lower the learning rates, or look at the "
+                "batch's values (record_rows=true names its rows)"
+            )
+
+
+def _present[T](value: T | None, command: str) -> T:
+    if value is None:
+        raise RuntimeError(f"the host has not been sent {command} yet")
+    return value

@@ -1,0 +1,71 @@
+"""Joining the process group, and the one mesh over all its devices."""
+
+from __future__ import annotations
+
+import socket
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+__all__ = ["AXIS", "free_address", "join_process_group", "leave_process_group", "make_mesh"]
+
+AXIS = "devices"
+"""Name of the mesh's only axis: samples and table rows are both spread over it."""
+
+HEARTBEAT_SECONDS = 100
+"""After this long without a process, JAX aborts the others. The driver's own deadlines are shorter:
+this only ends processes whose driver is gone."""
+
+
+def free_address(host: str) -> str:
+    """``host:port`` with a port that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"{host}:{probe.getsockname()[1]}"
+
+
+def join_process_group(coordinator: str, rank: int, hosts: int, timeout: float) -> None:
+    """Join the hosts' process group; rank 0 holds the coordination service. One host needs none.
+
+    Args:
+        coordinator: ``host:port`` of the service.
+        rank: This host's number, from 0.
+        hosts: Number of hosts.
+        timeout: Seconds to wait for all of them.
+
+    Raises:
+        RuntimeError: Not all joined in time (from JAX).
+    """
+    if hosts == 1:
+        return
+    jax.distributed.initialize(
+        coordinator_address=coordinator,
+        num_processes=hosts,
+        process_id=rank,
+        cluster_detection_method="deactivate",
+        initialization_timeout=int(timeout),
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=int(timeout),
+    )
+
+
+def leave_process_group() -> None:
+    """Leave the group once all have come to this point."""
+    jax.distributed.shutdown()
+
+
+def make_mesh() -> Mesh:
+    """The mesh over all devices of all hosts, host by host."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def spread(mesh: Mesh) -> NamedSharding:
+    """Layout of arrays whose first dimension is cut over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """Layout of arrays every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,1 @@
+"""Ready programs, each meant to be read and copied."""

@@ -1,0 +1,278 @@
+"""What the driver and a host say to each other.
+
+The driver sends every host the same command and waits for all replies; a host answers one command
+at a time. Beside that, a host can be asked for its pulse at any moment, also while it works.
+
+    driver                         host
+    ------                         ----
+    (process starts)           →   Hello
+    Join(coordinator)          →   Joined          one mesh over all hosts
+    Survey()                   →   Surveyed        rows, steps, limits seen in a sample
+    Prepare(plan)              →   Prepared        the plan's hash, recomputed from the host's specs
+    Restore(step | None)       →   Restored
+    RunLease(lease)            →   LeaseDone       … many times
+    Evaluate(split)            →   Evaluated
+    Finish()                   →   Finished        pending checkpoints are committed
+
+All of these are plain values: they pickle, and none holds an array larger than a metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.metrics import BinaryMetrics
+
+__all__ = [
+    "Assignment",
+    "Command",
+    "Evaluate",
+    "Evaluated",
+    "Finish",
+    "Finished",
+    "Hello",
+    "Join",
+    "Joined",
+    "Lease",
+    "LeaseDone",
+    "Observed",
+    "Prepare",
+    "Prepared",
+    "Pulse",
+    "Reply",
+    "Restore",
+    "Restored",
+    "RunLease",
+    "RunSpec",
+    "Survey",
+    "Surveyed",
+]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything a host must know that does not change while a run lasts."""
+
+    program: str
+    """Where the program is: ``package.module:callable``."""
+    parameters: Mapping[str, Any]
+    """Keyword arguments for the program's callable."""
+    data: str
+    """Folder (or file) of the data, readable from every host."""
+    run_folder: str
+    """Folder of the run, writable from every host."""
+    batch_size: int
+    """Samples per global batch."""
+    epochs: int
+    seed: int
+    devices_per_host: int
+    platform: str = "cpu"
+    logical_shards: int | None = None
+    """Number of logical shards; None takes the largest divisor of the batch size up to 256."""
+    shuffle_window: int = 4096
+    """Rows within which a logical shard is shuffled."""
+    keep_checkpoints: int = 3
+    record_rows: bool = False
+    """Write the row ids of every batch to ``rows/host-<rank>.jsonl`` in the run folder."""
+    join_timeout: float = 120.0
+    """Seconds a host waits for the others to join the mesh."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The place of one host in one launch of the group."""
+
+    rank: int
+    hosts: int
+    launch: int
+    """Counts the launches of a run: 0 first, one more after every recovery."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First words of a host: who it is, and where it could hold the coordination service."""
+
+    rank: int
+    pid: int
+    node: str
+    """Ray node id, or the host name outside Ray."""
+    address: str
+    """``ip:port`` free on this host for the coordination service."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """Join the process group whose coordination service rank 0 holds at ``coordinator``."""
+
+    coordinator: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The host is part of the mesh."""
+
+    rank: int
+    local_devices: int
+    global_devices: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Read the data's metadata and a sample of batches."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Largest values a host has seen for one table stack."""
+
+    max_ids_per_partition: int
+    max_unique_ids_per_partition: int
+    required_buffer_size_per_device: int
+
+    def merge(self, other: Observed) -> Observed:
+        """The larger of both, value by value."""
+        return Observed(
+            max(self.max_ids_per_partition, other.max_ids_per_partition),
+            max(self.max_unique_ids_per_partition, other.max_unique_ids_per_partition),
+            max(self.required_buffer_size_per_device, other.required_buffer_size_per_device),
+        )
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the data and a sample of it hold."""
+
+    rank: int
+    rows: int
+    """Rows of the training split, over all hosts."""
+    steps_per_epoch: int
+    observed: Mapping[str, Observed]
+    """By table stack."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Build specs, pipeline and step for this plan (its JSON)."""
+
+    plan: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The host is ready for the plan with this hash, recomputed from its own specs."""
+
+    rank: int
+    plan_hash: str
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Load the checkpoint of ``step``, or initialise everything when ``step`` is None."""
+
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The host holds its part of the state."""
+
+    rank: int
+    step: int
+    """Steps that have been done: the next one to run is this."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Leave to run the steps [first, last) without asking again.
+
+    Steps count from 0 over the whole run. With ``save`` a checkpoint of the state after step
+    ``last - 1`` is started (asynchronously) at the end; ``first == last`` saves and runs nothing.
+    """
+
+    number: int
+    plan_hash: str
+    first: int
+    last: int
+    save: bool = False
+
+
+@dataclass(frozen=True)
+class RunLease:
+    """Run a lease."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class LeaseDone:
+    """What a host reports after a lease."""
+
+    rank: int
+    lease: int
+    first: int
+    last: int
+    losses: tuple[float, ...]
+    """Mean loss of every global batch, the same on all hosts."""
+    examples: int
+    """Real samples (weight above 0) of this lease over all hosts."""
+    metrics: BinaryMetrics
+    """This host's share of the training metrics: merge them over hosts."""
+    observed: Mapping[str, Observed]
+    seconds: Mapping[str, float]
+    """Wall seconds by kind: ``compiling``, ``waiting_for_data``, ``training``, ``saving``."""
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """Busy seconds of the pipeline's stages: ``read``, ``transform``, ``encode``, ``put``."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate the current tables and model on a split of the data, every row once."""
+
+    split: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Every row of the split was evaluated once."""
+
+    rank: int
+    split: str
+    metrics: BinaryMetrics
+    """This host's share: merge them over hosts."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Wait for pending checkpoints and leave the process group."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All checkpoints are committed and the process group is left."""
+
+    rank: int
+    committed: tuple[int, ...]
+    """Steps of the committed checkpoints."""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The state of a host at one moment; answered on a thread of its own."""
+
+    rank: int
+    pid: int
+    phase: str
+    """``starting``, ``idle``, ``joining``, ``surveying``, ``preparing``, ``restoring``,
+    ``compiling``, ``waiting_for_data``, ``training``, ``saving``, ``evaluating`` or
+    ``finishing``."""
+    phase_seconds: float
+    step: int
+    """Steps this host has dispatched."""
+    memory_bytes: int
+    """Resident memory of the process."""
+
+
+type Command = Join | Survey | Prepare | Restore | RunLease | Evaluate | Finish
+type Reply = Hello | Joined | Surveyed | Prepared | Restored | LeaseDone | Evaluated | Finished

@@ -1,0 +1,238 @@
+"""The jitted steps: training, evaluation, and the state they work on.
+
+One train step, on every device of the mesh, inside one ``shard_map``:
+
+    ids of my samples ──lookup, exchanging rows with the other devices──► activations
+    activations, dense columns ──model──► logits ──loss──► gradients
+    parameter gradients: summed over devices, optax update on every device alike
+    activation gradients ──sent to the rows' owners──► fused optimizer update of tables, in place
+
+The state is donated: tables are updated where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from kernels import (
+    EmbeddingPlan,
+    EmbeddingVariables,
+    FeatureSpec,
+    PreprocessedInput,
+    initialize_tables,
+    tpu_sparse_dense_matmul,
+    tpu_sparse_dense_matmul_grad,
+)
+from workers.mesh import AXIS, everywhere, spread
+from workers.metrics import BINS
+from workers.program import Program
+
+__all__ = [
+    "DeviceBatch",
+    "MetricState",
+    "TrainState",
+    "empty_metrics",
+    "initial_state",
+    "make_evaluation_step",
+    "make_train_step",
+]
+
+
+class TrainState(NamedTuple):
+    """Everything a checkpoint must hold.
+
+    Attributes:
+        step: int32 scalar, steps done.
+        tables: By table stack, rows spread over the devices.
+        parameters: The model's, the same on every device.
+        optimizer_state: optax state of the parameters.
+    """
+
+    step: jax.Array
+    tables: dict[str, EmbeddingVariables]
+    parameters: Any
+    optimizer_state: Any
+
+
+class MetricState(NamedTuple):
+    """Every device's own counts; summed on the hosts, never on the devices.
+
+    Attributes:
+        positives: float32 ``[devices, BINS]``.
+        negatives: float32 ``[devices, BINS]``.
+        sums: float32 ``[devices, 3]``: loss, weight, prediction.
+    """
+
+    positives: jax.Array
+    negatives: jax.Array
+    sums: jax.Array
+
+
+class DeviceBatch(NamedTuple):
+    """A global batch, spread over the devices along the first dimension of every array."""
+
+    inputs: PreprocessedInput
+    dense: jax.Array
+    labels: jax.Array
+    weights: jax.Array
+
+
+STATE_SPECS = TrainState(
+    step=PartitionSpec(),
+    tables=PartitionSpec(AXIS),  # type: ignore[arg-type]
+    parameters=PartitionSpec(),
+    optimizer_state=PartitionSpec(),
+)
+"""How a state lies on the mesh: only tables are spread."""
+
+
+def initial_state(
+    program: Program,
+    plan: EmbeddingPlan,
+    specs: Mapping[str, FeatureSpec],
+    mesh: Mesh,
+    seed: int,
+) -> TrainState:
+    """The state before the first step; the same numbers on every mesh.
+
+    Args:
+        program: What is trained.
+        plan: Where table rows lie.
+        specs: Feature specs with the plan applied.
+        mesh: All devices.
+        seed: Seed of tables and parameters.
+    """
+    tables = initialize_tables(plan, dict(specs), mesh, seed)
+
+    def make_dense() -> tuple[jax.Array, Any, Any]:
+        activations = {
+            name: jnp.zeros((1, spec.table_spec.embedding_dim)) for name, spec in specs.items()
+        }
+        key = jax.random.key(seed)
+        parameters = program.model.init(key, activations, jnp.zeros((1, len(program.dense))))
+        return jnp.zeros((), jnp.int32), parameters, program.optimizer.init(parameters)
+
+    step, parameters, optimizer_state = jax.jit(make_dense, out_shardings=everywhere(mesh))()
+    return TrainState(step, tables, parameters, optimizer_state)
+
+
+def empty_metrics(mesh: Mesh) -> MetricState:
+    """Counts of no sample."""
+
+    def make() -> MetricState:
+        bins = (mesh.size, BINS)
+        return MetricState(jnp.zeros(bins), jnp.zeros(bins), jnp.zeros((mesh.size, 3)))
+
+    return jax.jit(make, out_shardings=spread(mesh))()
+
+
+def make_train_step(
+    program: Program, specs: Mapping[str, FeatureSpec], plan: EmbeddingPlan, mesh: Mesh
+) -> Callable[[TrainState, MetricState, DeviceBatch], tuple[TrainState, MetricState, jax.Array]]:
+    """The jitted train step: (state, metrics, batch) → (state, metrics, loss).
+
+    State and metrics are donated. The loss is the weighted mean over the global batch before the
+    update, the same on all devices.
+    """
+    lookup_arguments = _lookup_arguments(plan)
+
+    def device_step(
+        state: TrainState, metrics: MetricState, batch: DeviceBatch
+    ) -> tuple[TrainState, MetricState, jax.Array]:
+        activations = tpu_sparse_dense_matmul(
+            batch.inputs, state.tables, dict(specs), **lookup_arguments
+        )
+        total_weight = jax.lax.psum(jnp.sum(batch.weights), AXIS)
+
+        def loss_of(parameters: Any, activations: Any) -> tuple[jax.Array, jax.Array]:
+            logits = program.model.apply(parameters, activations, batch.dense)
+            losses = program.loss(logits, batch.labels, activations)
+            return jnp.sum(batch.weights * losses) / jnp.maximum(total_weight, 1e-6), logits
+
+        (loss, logits), (parameter_gradients, activation_gradients) = jax.value_and_grad(
+            loss_of, argnums=(0, 1), has_aux=True
+        )(state.parameters, activations)
+        loss, parameter_gradients = jax.lax.psum((loss, parameter_gradients), AXIS)
+        updates, optimizer_state = program.optimizer.update(
+            parameter_gradients, state.optimizer_state, state.parameters
+        )
+        tables = tpu_sparse_dense_matmul_grad(
+            activation_gradients,
+            batch.inputs,
+            state.tables,
+            dict(specs),
+            step=state.step,
+            **lookup_arguments,
+        )
+        new_state = TrainState(
+            state.step + 1,
+            dict(tables),
+            optax.apply_updates(state.parameters, updates),
+            optimizer_state,
+        )
+        return new_state, _counted(metrics, logits, batch), loss
+
+    mapped = jax.shard_map(
+        device_step,
+        mesh=mesh,
+        in_specs=(STATE_SPECS, PartitionSpec(AXIS), PartitionSpec(AXIS)),
+        out_specs=(STATE_SPECS, PartitionSpec(AXIS), PartitionSpec()),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=(0, 1))
+
+
+def make_evaluation_step(
+    program: Program, specs: Mapping[str, FeatureSpec], plan: EmbeddingPlan, mesh: Mesh
+) -> Callable[[TrainState, MetricState, DeviceBatch], MetricState]:
+    """The jitted evaluation step: (state, metrics, batch) → metrics, which are donated."""
+    lookup_arguments = _lookup_arguments(plan)
+
+    def device_step(state: TrainState, metrics: MetricState, batch: DeviceBatch) -> MetricState:
+        activations = tpu_sparse_dense_matmul(
+            batch.inputs, state.tables, dict(specs), **lookup_arguments
+        )
+        logits: jax.Array = program.model.apply(state.parameters, activations, batch.dense)  # type: ignore[assignment]
+        return _counted(metrics, logits, batch)
+
+    mapped = jax.shard_map(
+        device_step,
+        mesh=mesh,
+        in_specs=(STATE_SPECS, PartitionSpec(AXIS), PartitionSpec(AXIS)),
+        out_specs=PartitionSpec(AXIS),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=1)
+
+
+def _lookup_arguments(plan: EmbeddingPlan) -> dict[str, Any]:
+    return {
+        "global_device_count": plan.topology.devices,
+        "num_sc_per_device": plan.topology.sparsecores_per_device,
+    }
+
+
+def _counted(metrics: MetricState, logits: jax.Array, batch: DeviceBatch) -> MetricState:
+    """Add a device's samples to its counts; the loss counted here is free of penalties."""
+    losses = optax.sigmoid_binary_cross_entropy(logits, batch.labels)
+    predictions = jax.nn.sigmoid(logits)
+    bins = jnp.clip((predictions * BINS).astype(jnp.int32), 0, BINS - 1)
+    positive = batch.weights * batch.labels
+    sums = jnp.stack(
+        [
+            jnp.sum(batch.weights * losses),
+            jnp.sum(batch.weights),
+            jnp.sum(batch.weights * predictions),
+        ]
+    )
+    return MetricState(
+        metrics.positives.at[0, bins].add(positive),
+        metrics.negatives.at[0, bins].add(batch.weights - positive),
+        metrics.sums + sums,
+    )
