@@ -10,6 +10,7 @@ Part of the distribution `emberay`. Importing it starts no JAX backend.
 
 from kernels.activations import stack_embedding_gradients, unstack_embedding_activations
 from kernels.errors import EmberayError, LimitsExceeded, SpecError
+from kernels.initialization import init_embedding_variables, initialize_tables
 from kernels.lookup import tpu_sparse_dense_matmul
 from kernels.optimizers import (
     AdagradOptimizerSpec,
@@ -48,8 +49,6 @@ from kernels.specs import (
 from kernels.update import tpu_sparse_dense_matmul_grad
 from kernels.variables import (
     EmbeddingVariables,
-    init_embedding_variables,
-    initialize_tables,
     stack_tables_into,
     unstack_tables,
     unstack_variables,

@@ -30,13 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = _parser()
+    parser, train = _parsers()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
         parser.print_help()
         return _FINISHED
+    if words[0] != "train":
+        parser.parse_args(words)
     try:
-        return _train(parser.parse_args(words))
+        # Settings and flags may come in any order, which argparse takes from one parser alone.
+        return _train(train.parse_intermixed_args(words[1:]))
     except BAD_INPUT as error:
         return _say_error(error, _BAD_INPUT)
     except EmberayError as error:
@@ -45,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The parser of the command line, and that of ``train`` within it."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator",
         description="emberay: train recommender models with huge embedding tables on many hosts.",
@@ -73,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--run-dir", metavar="DIR", help="the run's folder (default: runs/<program>-<time>)"
     )
-    return parser
+    return parser, train
 
 
 def _train(options: argparse.Namespace) -> int:

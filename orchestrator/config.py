@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from orchestrator.plain_yaml import write_yaml
 from workers.protocol import RunSpec
 
 __all__ = [
@@ -30,7 +30,11 @@ type Seconds = Annotated[float, Field(gt=0)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="constants",
     )
 
 
@@ -127,9 +131,9 @@ class RunConfig(_Section):
     """Devices of each host; on the cpu platform they are virtual."""
     platform: Literal["cpu", "gpu", "tpu"] = "cpu"
     """Kind of devices."""
-    batch_size: Positive = 2048
+    batch_size: Positive = 1024
     """Samples of a global batch, over all hosts."""
-    epochs: Positive = 3
+    epochs: Positive = 2
     """Passes over the training split."""
     max_steps: Positive | None = None
     """End after this many steps, if the epochs have more."""
@@ -163,7 +167,7 @@ class RunConfig(_Section):
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML; ``load_config`` reads it back to an equal value."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(mode="json"))
 
     def identity(self, data: str) -> dict[str, Any]:
         """The part that must stay the same when a run is resumed, flat, as JSON values.

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAliasType, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from orchestrator.config import RunConfig
+from orchestrator.plain_yaml import write_yaml
 
 __all__ = ["Option", "all_options", "options_table"]
 
@@ -54,8 +54,7 @@ def options_table(width: int = 100) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    text = yaml.safe_dump(field.get_default(call_default_factory=True), default_flow_style=True)
-    return text.removesuffix("\n...\n").strip()
+    return write_yaml(field.get_default(call_default_factory=True)).removesuffix("\n...\n").strip()
 
 
 def _type_name(annotation: Any) -> str:

@@ -8,7 +8,6 @@ Values of overrides are YAML too, so ``max_steps=null`` and ``parameters.layers=
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import RunConfig
 from orchestrator.errors import ConfigError
+from orchestrator.plain_yaml import read_yaml
 
 __all__ = ["load_config", "make_config", "parse_override"]
 
@@ -67,36 +67,14 @@ def parse_override(word: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not all(keys):
         raise ConfigError(f"'{word}' is not of the form key=value")
     try:
-        return keys, yaml.load(text, Loader=_Loader)
+        return keys, read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}: the value '{text}' is not YAML: {_one_line(error)}") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of version 1.2 (``1e-3`` is one) and without repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"cannot read the configuration {path}: {reason}") from None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -121,6 +122,8 @@ class Driver:
         run = config.run_spec(data, str(path))
         inputs = check_inputs(program, run, config.hosts)
         schedule = Schedule.of(config, inputs.steps_per_epoch, evaluates=inputs.test_rows > 0)
+        run = replace(run, total_steps=schedule.total_steps)
+        program = load_program(config.program, config.parameters, run.total_steps)
 
         folder = self._open.enter_context(RunFolder(path, resume=self._resume))
         fingerprint, identity = program.fingerprint(), config.identity(data)

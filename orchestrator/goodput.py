@@ -32,6 +32,8 @@ KINDS: tuple[str, ...] = (
 * repeated_work: steps that had been done before.
 """
 
+_OF_LEASES = ("compiling", "training", "waiting_for_data", "saving")
+
 
 class Ledger:
     """Adds up the seconds of each kind; at any moment one kind is open.
@@ -90,7 +92,7 @@ def lease_shares(
     Returns:
         Shares by kind; they sum to 1.
     """
-    known = {kind: max(0.0, reported.get(kind, 0.0)) for kind in KINDS}
+    known = {kind: max(0.0, reported.get(kind, 0.0)) for kind in _OF_LEASES}
     total = sum(known.values())
     whole = max(total, elapsed)
     if whole <= 0.0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,9 +18,13 @@ _ENVIRONMENT = {
     # Under `uv run`, Ray would repackage the folder and build an environment for every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # The controller tells of dead hosts itself, in fewer words.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
     # Otherwise Ray warns that it hides GPUs from actors that ask for none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+_REACH_SECONDS = 10.0
 
 
 class RaySession:
@@ -58,6 +63,7 @@ class RaySession:
         address = self._config.address or os.environ.get("RAY_ADDRESS")
         try:
             if address:
+                _check_reachable(address)
                 ray.init(address=address, **quiet)
             else:
                 ray.init(
@@ -100,3 +106,15 @@ class RaySession:
             for name, amount in self._config.resources_per_host.items()
             if name != "GPU"
         }
+
+
+def _check_reachable(address: str) -> None:
+    """Fail within seconds where Ray would try for minutes; other forms than ip:port are passed.
+
+    Raises:
+        OSError: Nothing listens there.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS):
+            pass

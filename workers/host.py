@@ -21,6 +21,7 @@ from kernels import EmbeddingPlan, FeatureSpec, apply_plan
 from workers import protocol
 from workers.batches import BatchSource, ReadyBatch, encode, merge_observed
 from workers.checkpoint import About, Checkpoints, committed_steps
+from workers.compilation import use_compilation_cache
 from workers.data.dataset import Dataset, ExampleReader, open_dataset
 from workers.errors import NonFiniteLoss, PlanMismatch
 from workers.launch import TRAIN, make_plan, order_for
@@ -73,7 +74,7 @@ class Host:
         self._run, self._assignment, self._address = run, assignment, address
         self._phases = Phases()
         self._step = 0
-        self._program: Program = load_program(run.program, run.parameters)
+        self._program: Program = load_program(run.program, run.parameters, run.total_steps)
         self._datasets: dict[str, tuple[Dataset, ExampleReader]] = {}
         self._mesh: Mesh | None = None
         self._prepared: Prepared | None = None
@@ -81,6 +82,7 @@ class Host:
         self._metrics: MetricState | None = None
         self._pipeline: Pipeline | None = None
         self._pipeline_step = -1
+        use_compilation_cache()
         self._phases.enter("idle")
 
     def hello(self) -> protocol.Hello:

@@ -4,7 +4,7 @@ A program names its tables, features, dense columns and label, and brings a flax
 an optax optimizer for the dense part. It lives in an importable module as a callable returning it:
 
     # my_package/ranker.py
-    def program(embedding_dim: int = 16) -> Program: ...
+    def program(embedding_dim: int = 16, total_steps: int = 1) -> Program: ...
 
 and a config names it: ``program: my_package.ranker:program``, ``parameters: {embedding_dim: 32}``.
 Every host builds it anew from that name, so it must not depend on anything else.
@@ -156,8 +156,11 @@ class Program:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load_program(reference: str, parameters: Mapping[str, Any]) -> Program:
+def load_program(reference: str, parameters: Mapping[str, Any], total_steps: int = 1) -> Program:
     """Import and call what ``package.module:callable`` names.
+
+    A callable with an argument ``total_steps`` is given the number of steps of the run, for
+    learning-rate schedules; nothing else may depend on it.
 
     Raises:
         ProgramError: It cannot be imported, has no such callable, does not take these parameters,
@@ -182,9 +185,11 @@ def load_program(reference: str, parameters: Mapping[str, Any]) -> Program:
         raise ProgramError(
             f"program '{reference}': module '{module_name}' has no callable '{attribute}'"
         )
-    _check_parameters(reference, make, parameters)
+    known = inspect.signature(make).parameters
+    _check_parameters(reference, known, parameters)
+    given = {"total_steps": total_steps} if "total_steps" in known else {}
     try:
-        made = make(**parameters)
+        made = make(**given | dict(parameters))
     except ProgramError:
         raise
     except Exception as error:
@@ -195,9 +200,8 @@ def load_program(reference: str, parameters: Mapping[str, Any]) -> Program:
 
 
 def _check_parameters(
-    reference: str, make: Callable[..., Any], parameters: Mapping[str, Any]
+    reference: str, known: Mapping[str, inspect.Parameter], parameters: Mapping[str, Any]
 ) -> None:
-    known = inspect.signature(make).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
         return
     for name in parameters:

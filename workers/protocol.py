@@ -68,6 +68,8 @@ class RunSpec:
     epochs: int
     seed: int
     devices_per_host: int
+    total_steps: int = 1
+    """Steps of the whole run, for learning-rate schedules."""
     platform: str = "cpu"
     logical_shards: int | None = None
     """Number of logical shards; None takes the largest divisor of the batch size up to 256."""

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from kernels.backends.interface import StackInput, StackLayout
 from kernels.preprocessing.format import PARTITION_ALIGNMENT, row_pointers_per_sparsecore
 from kernels.specs import QuantizationConfig
-from kernels.variables import EmbeddingVariables
+from kernels.variables import EmbeddingVariables, like_slots
 
 __all__ = ["XlaBackend"]
 
@@ -265,5 +265,4 @@ def _updated(
         )
 
     written = [write(old, new) for old, new in zip(variables.slot, slots, strict=True)]
-    make = getattr(variables.slot, "_make", tuple)
-    return EmbeddingVariables(write(variables.table, table), make(written))
+    return EmbeddingVariables(write(variables.table, table), like_slots(variables.slot, written))

@@ -125,8 +125,9 @@ def pack(
         within, fits = _kept(first, unique_before, counts, stack, buffer)
         keep = within & fits
         # Every id beyond a limit, but an entry beyond the buffer once: the counts of the peer.
-        dropped = np.count_nonzero(within & ~fits)
-        dropped += int((~within).sum() if ids_per_entry is None else ids_per_entry[~within].sum())
+        beyond = ~within
+        dropped = int(np.count_nonzero(within & ~fits))
+        dropped += int(beyond.sum() if ids_per_entry is None else ids_per_entry[beyond].sum())
         keys, gains = keys[keep], gains[keep]
         first = np.searchsorted(keys, _partition_starts(layout))
         ends = np.diff(first).reshape(grid)

@@ -155,7 +155,7 @@ class RayHosts:
             if member.pid is not None and member.node is not None and not member.dead:
                 by_node.setdefault(member.node, []).append(member.pid)
         here = by_node.pop(self._here, [])
-        kill_processes(here)
+        _kill_processes(here)
         elsewhere = [_kill_on(node, pids) for node, pids in by_node.items()]
         for member in members:
             ray.kill(member.actor, no_restart=True)
@@ -254,7 +254,7 @@ def _actor_class(options: dict[str, Any]) -> Any:
     return ray.remote(**options)(RayHost)
 
 
-def kill_processes(pids: Sequence[int]) -> None:
+def _kill_processes(pids: Sequence[int]) -> None:
     """Send SIGKILL to processes of this node; ones that are gone are passed over."""
     for pid in pids:
         try:
@@ -265,7 +265,7 @@ def kill_processes(pids: Sequence[int]) -> None:
 
 def _kill_on(node: str, pids: Sequence[int]) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    task = ray.remote(kill_processes).options(
+    task = ray.remote(_kill_processes).options(
         num_cpus=0, max_retries=0, scheduling_strategy=strategy
     )
     return task.remote(list(pids))
@@ -290,10 +290,10 @@ def _exists(pid: int) -> bool:
 
 
 def _short(error: Exception) -> str:
-    """Ray's many lines about a dead actor, in one."""
-    text = str(error)
-    for mark in ("Worker exit detail:", "The actor is dead because"):
-        _, found, rest = text.partition(mark)
-        if found:
-            text = rest
-    return " ".join(text.split())[:400]
+    """Ray's many lines about an actor that is gone, in a few words."""
+    text = " ".join(str(error).split())
+    if "connection error code" in text:
+        return "its process ended without a word (killed, out of memory, or crashed)"
+    for mark in ("Worker exit detail: ", "The actor is dead because "):
+        text = text.partition(mark)[2] or text
+    return text.partition(". Some common causes")[0][:400]

@@ -33,6 +33,14 @@ from workers.protocol import Assignment, Command, Observed, Reply
 __all__ = ["SimulatedHosts"]
 
 _NEVER = float("inf")
+_COLLECTIVE = (
+    protocol.Join,
+    protocol.Restore,
+    protocol.RunLease,
+    protocol.Evaluate,
+    protocol.Finish,
+)
+"""Commands that no host can end alone."""
 
 
 class SimulatedHosts:
@@ -266,17 +274,23 @@ class SimulatedHosts:
         if command is not None and not all(self._alive(rank) for rank in range(self._hosts)):
             return
         fault = self._faults.strike(command, self._launch, self._hosts)
-        if fault is not None and fault.kind != "mismatch":
-            self._suffer(fault, command, duration)
-            return
-        self._at(now + duration, lambda: done())
+        struck = fault is not None and fault.kind != "mismatch"
+        together = isinstance(command, _COLLECTIVE)
+        if fault is not None and struck:
+            self._suffer(fault, command, duration, together)
+        else:
+            self._at(now + duration, lambda: done())
         for rank in range(self._hosts):
+            if struck and (together or fault is None or rank == fault.rank):
+                continue
             answer = Answered(rank, reply(rank))
             if fault is not None and fault.rank == rank:
                 answer = Answered(rank, protocol.Prepared(rank, "another"))
             self._at(now + duration, lambda answer=answer: answer)
 
-    def _suffer(self, fault: Fault, command: Command | None, duration: float) -> None:
+    def _suffer(
+        self, fault: Fault, command: Command | None, duration: float, together: bool
+    ) -> None:
         position = fault.position
         if fault.step is not None and self._lease is not None:
             position = (fault.step - self._lease.first) / (self._lease.last - self._lease.first)
@@ -287,7 +301,7 @@ class SimulatedHosts:
                 self._gone_at[fault.rank] = at
                 # The others notice through their collectives before the process is reported.
                 for rank in range(self._hosts):
-                    if rank != fault.rank and rank % 2 == 0 and command is not None:
+                    if rank != fault.rank and rank % 2 == 0 and together:
                         self._at(at + 0.01, lambda rank=rank: Raised(rank, broken))
                 died = Died(fault.rank, "killed by signal 9")
                 self._at(at + self._times.notice, lambda: died)
@@ -298,7 +312,7 @@ class SimulatedHosts:
             case "raise":
                 self._at(at, lambda: Raised(fault.rank, fault.error, "traceback"))
             case _:
-                for rank in range(self._hosts):
+                for rank in range(self._hosts) if together else (fault.rank,):
                     self._at(at, lambda rank=rank: Raised(rank, broken))
         if command is None:
             self._started_at[fault.rank] = _NEVER
@@ -306,8 +320,10 @@ class SimulatedHosts:
     def _pulse(self, rank: int) -> protocol.Pulse:
         now, step = self._clock.now, self._step or 0
         if self._lease is not None:
-            until = min(now, self._stalled_at[rank])
-            ran = int(max(0.0, until - self._phase_since) / self._times.step)
+            # Others wait for a host that stalls in the step after its last.
+            until = min(now, self._stalled_at[rank], min(self._stalled_at) + self._times.step)
+            compiling = 0.0 if self._compiled else self._times.compile
+            ran = int(max(0.0, until - self._phase_since - compiling) / self._times.step + 1e-6)
             step = min(self._lease.last, self._lease.first + ran)
         return protocol.Pulse(
             rank, 1000 + rank, self._phase, now - self._phase_since, step, memory_bytes=1 << 30

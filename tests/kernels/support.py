@@ -9,16 +9,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import kernels
 
 AXIS = "shards"
+INITIAL = "initial_accumulator_value"
+NORMAL = jax.nn.initializers.normal(0.1)
 
 
 def table(name: str, vocabulary: int, dim: int = 8, **options: Any) -> kernels.TableSpec:
     options = {
-        "initializer": jax.nn.initializers.normal(0.1),
+        "initializer": NORMAL,
         "optimizer": kernels.AdagradOptimizerSpec(0.1),
         "combiner": "sum",
     } | options
@@ -88,8 +90,34 @@ class Engine:
         self.placed = kernels.apply_plan(self.plan, self.specs)
         self.mesh = mesh_of(self.devices)
 
-    def tables(self, seed: int = 0) -> dict[str, kernels.EmbeddingVariables]:
+    def initialize(self, seed: int = 0) -> dict[str, kernels.EmbeddingVariables]:
         return kernels.initialize_tables(self.plan, self.specs, self.mesh, seed)
+
+    def tables(self, seed: int = 0) -> dict[str, kernels.EmbeddingVariables]:
+        """Random tables, the same on every mesh; made in numpy, as that compiles nothing."""
+        logical, blank = {}, {}
+        specs = kernels.get_table_specs(self.placed)
+        for number, (name, spec) in enumerate(sorted(specs.items())):
+            rng = np.random.default_rng([seed, number])
+            rows = rng.normal(0, 0.1, (spec.vocabulary_size, spec.embedding_dim))
+            optimizer, columns = spec.optimizer, spec.embedding_dim
+            slots = [
+                np.full((spec.vocabulary_size, width), optimizer.parameters()[INITIAL], np.float32)
+                for width in optimizer.slot_variables_widths(columns)
+            ]
+            logical[name] = kernels.EmbeddingVariables(rows.astype(np.float32), tuple(slots))
+        for stack in self.plan.stacks:
+            optimizer = specs[stack.tables[0].table].optimizer
+            slots = tuple(
+                np.full((stack.vocab_size, width), optimizer.parameters()[INITIAL], np.float32)
+                for width in optimizer.slot_variables_widths(stack.width)
+            )
+            blank[stack.name] = kernels.EmbeddingVariables(
+                np.zeros((stack.vocab_size, stack.width), np.float32), slots
+            )
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS, None))
+        stacked = kernels.stack_tables_into(self.plan, blank, logical)
+        return jax.tree.map(lambda array: jax.device_put(array, sharding), stacked)
 
     def encode(self, ids: Any, gains: Any = None, **options: Any) -> Any:
         return kernels.preprocess_sparse_dense_matmul_input(
@@ -116,14 +144,22 @@ class Engine:
         )
 
     def lookup(self, batch: Any, tables: Any) -> Any:
-        run = self.sharded(
-            kernels.tpu_sparse_dense_matmul, 2, global_device_count=self.mesh.size
-        )
-        return jax.jit(run)(batch, tables)
+        return self._lookup(batch, tables)
+
+    @functools.cached_property
+    def _lookup(self) -> Any:
+        devices = self.mesh.size
+        run = self.sharded(kernels.tpu_sparse_dense_matmul, 2, global_device_count=devices)
+        return fast_jit(run)
 
     def update(self, gradients: Any, batch: Any, tables: Any, **options: Any) -> Any:
         run = self.sharded(kernels.tpu_sparse_dense_matmul_grad, 3, **options)
-        return jax.jit(run, donate_argnums=2)(gradients, batch, tables)
+        return fast_jit(run, donate_argnums=2)(gradients, batch, tables)
+
+
+def fast_jit(function: Any, **options: Any) -> Any:
+    """Jit that compiles quickly instead of well."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 
 def sample_gains(

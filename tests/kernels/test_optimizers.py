@@ -45,9 +45,7 @@ def test_update_is_the_formula(kind, seed, rate):
     rows = rng.normal(size=(6, 5)).astype(np.float32)
     widths = spec.slot_variables_widths(5)
     slots = tuple(rng.uniform(0.1, 2, (6, width)).astype(np.float32) for width in widths)
-    got, got_slots = spec.update(
-        gradient, rows, slots, spec.get_hyperparameters(), embedding_dim=5
-    )
+    got, got_slots = spec.update(gradient, rows, slots, spec.get_hyperparameters(), embedding_dim=5)
     want, want_slots = true_step(spec, gradient, rows, slots, rate)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     for mine, theirs in zip(got_slots, want_slots, strict=True):

@@ -43,7 +43,10 @@ def test_json_round_trip():
     assert hash(again) == hash(plan)
     assert again.hash == plan.hash
     assert pickle.loads(pickle.dumps(plan)) == plan
-    assert " " not in plan.to_json().replace(json.loads(plan.to_json())["tables"][0]["optimizer"], "")[:40]
+    assert (
+        " "
+        not in plan.to_json().replace(json.loads(plan.to_json())["tables"][0]["optimizer"], "")[:40]
+    )
 
 
 def test_hash_covers_all_that_shapes_the_computation():
@@ -71,7 +74,8 @@ def test_hash_is_the_same_in_another_process_and_starts_no_backend():
         "import jax\n"
         "from tests.kernels.support import several_features\n"
         "import kernels\n"
-        "plan = kernels.build_plan(several_features(32), kernels.Topology(1, 2, 2), batch_size=32)\n"
+        "topology = kernels.Topology(1, 2, 2)\n"
+        "plan = kernels.build_plan(several_features(32), topology, batch_size=32)\n"
         "kernels.apply_plan(plan, several_features(32))\n"
         "plan.with_raised_limits({})\n"
         "import jax._src.xla_bridge as bridge\n"

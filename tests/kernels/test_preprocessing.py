@@ -66,7 +66,9 @@ def ragged(rows, dtype):
 @st.composite
 def batches(draw):
     """Specs, ids and gains that jax-tpu-embedding accepts."""
-    sources = draw(st.sampled_from([(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 4)]))
+    sources = draw(
+        st.sampled_from([(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 4)])
+    )
     devices, per_device = sources
     samples = devices * per_device * draw(st.integers(1, 4))
     combiner = draw(st.sampled_from(["sum", "mean", "sqrtn"]))
@@ -229,7 +231,7 @@ def test_inputs_that_cannot_be_meant_are_refused():
     specs = several_features(16)
     engine = Engine(specs, 2)
     ids = random_ids(specs, 0)
-    with pytest.raises(kernels.SpecError, match="8 samples on this process.*means 16"):
+    with pytest.raises(kernels.SpecError, match=r"8 samples on this process.*means 16"):
         engine.encode(ids | {"day": ids["day"][:8]})
     with pytest.raises(kernels.SpecError, match="float"):
         engine.encode(ids | {"day": ids["day"].astype(np.float32)})

@@ -79,9 +79,11 @@ def test_what_stacking_writes_is_missed_with_a_reason():
 
 
 def test_quantization_is_checked():
-    assert kernels.QuantizationConfig(
-        min_value=0.0, max_value=1.0, num_buckets=2
-    ).as_tuple() == (0.0, 1.0, 2)
+    assert kernels.QuantizationConfig(min_value=0.0, max_value=1.0, num_buckets=2).as_tuple() == (
+        0.0,
+        1.0,
+        2,
+    )
     with pytest.raises(kernels.SpecError, match="num_buckets 1"):
         kernels.QuantizationConfig(min_value=0.0, max_value=1.0, num_buckets=1)
     with pytest.raises(kernels.SpecError, match="min_value 2"):

@@ -43,6 +43,6 @@ def program(vocabulary: int = 50, learning_rate: float = 0.3, linear: bool = Fal
         ),
         dense=(Number("price"),),
         label="label",
-        model=Linear() if linear else RankingModel(1, (16,)),
+        model=Linear() if linear else RankingModel(1, None, (16,)),
         optimizer=optax.adam(1e-2),
     )

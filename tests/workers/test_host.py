@@ -197,7 +197,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(run: RunSpec, hosts: lis
     for file in (folder / "dense").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="checkpoint 2 in .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 in .* cannot be read"):
         started(run, hosts, restore=2)
 
 

@@ -24,7 +24,6 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -37,6 +36,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from workers.cache import cache_folder
 from workers.data.flight_columns import FLIGHT_COLUMNS, flight_columns
 from workers.errors import DataError
 
@@ -45,7 +45,6 @@ __all__ = [
     "HELD_OUT_EVERY",
     "ROW_GROUPS_PER_FILE",
     "ROW_GROUP_ROWS",
-    "cache_folder",
     "prepare_flights",
 ]
 
@@ -125,15 +124,6 @@ def prepare_flights(folder: Path | None = None) -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target
-
-
-def cache_folder() -> Path:
-    """The user's cache folder: ``$EMBERAY_CACHE``, ``$XDG_CACHE_HOME/emberay`` or ``~/.cache``."""
-    if own := os.environ.get("EMBERAY_CACHE"):
-        return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "emberay"
-    return Path.home() / ".cache" / "emberay"
 
 
 def _publish(building: Path, target: Path) -> None:

@@ -1,13 +1,13 @@
 """A ranking model in the manner of DLRM and DCN v2.
 
-    activations of all features ┐
-                                ├─ concatenated: x0 ─ cross layers ─ hidden layers ─ logit
-    dense columns               ┘
+    activations of all features ┐        ┌─ cross layers  ─┐
+                                ├─ x0 ───┤                 ├─ concatenated ─ logit
+    dense columns               ┘        └─ hidden layers ─┘
 
 A cross layer multiplies the input with a linear map of what came before: ``x0 * (W x + b) + x``, so
-``n`` of them reach products of ``n + 1`` inputs (Wang et al., "DCN V2", 2020, equation 1). The
-embedding tables beside a dense part are those of Naumov et al., "Deep Learning Recommendation
-Model", 2019.
+``n`` of them reach products of ``n + 1`` inputs; ``W`` may be of low rank, ``U V`` (Wang et al.,
+"DCN V2", 2020, equations 1 and 4). The embedding tables beside a dense part are those of Naumov et
+al., "Deep Learning Recommendation Model", 2019.
 """
 
 from __future__ import annotations
@@ -22,33 +22,44 @@ __all__ = ["CrossLayer", "RankingModel"]
 
 
 class CrossLayer(nn.Module):
-    """``x0 * (W x + b) + x``; input and output ``[n, width]``."""
+    """``x0 * (U V x + b) + x``; input and output ``[n, width]``.
+
+    Attributes:
+        rank: Rank of the map; None for a full one.
+    """
+
+    rank: int | None = None
 
     @nn.compact
     def __call__(self, first: jax.Array, x: jax.Array) -> jax.Array:
         """One cross: ``first`` is the network's input, ``x`` the layer's."""
-        return first * nn.Dense(x.shape[-1], name="map")(x) + x
+        mapped = x if self.rank is None else nn.Dense(self.rank, use_bias=False, name="down")(x)
+        return first * nn.Dense(x.shape[-1], name="up")(mapped) + x
 
 
 class RankingModel(nn.Module):
-    """Cross layers, then hidden layers, then one logit.
+    """Cross layers and hidden layers side by side, then one logit.
 
     Attributes:
         cross_layers: Number of cross layers.
+        cross_rank: Rank of their maps; None for full ones.
         hidden: Widths of the hidden layers.
     """
 
     cross_layers: int = 2
-    hidden: tuple[int, ...] = (64, 32)
+    cross_rank: int | None = 32
+    hidden: tuple[int, ...] = (128, 64)
 
     @nn.compact
     def __call__(self, activations: Mapping[str, jax.Array], dense: jax.Array) -> jax.Array:
         """Logits ``[n]`` from activations ``{feature: [n, width]}`` and dense ``[n, columns]``."""
         rows = [activations[name] for name in sorted(activations)]
         first = jnp.concatenate([*rows, dense], axis=-1)
-        x = first
+        crossed = first
         for index in range(self.cross_layers):
-            x = CrossLayer(name=f"cross_{index}")(first, x)
+            crossed = CrossLayer(self.cross_rank, name=f"cross_{index}")(first, crossed)
+        hidden = first
         for index, width in enumerate(self.hidden):
-            x = nn.relu(nn.Dense(width, name=f"hidden_{index}")(x))
-        return nn.Dense(1, name="logit")(x)[:, 0]
+            hidden = nn.relu(nn.Dense(width, name=f"hidden_{index}")(hidden))
+        both = jnp.concatenate([crossed, hidden], axis=-1)
+        return nn.Dense(1, name="logit")(both)[:, 0]
