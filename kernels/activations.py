@@ -117,16 +117,3 @@ def _check_divisible(name: str, shape: tuple[int, ...], num_sc_per_device: int) 
             f"feature '{name}': {shape[0]} samples on a device cannot be divided over its "
             f"{num_sc_per_device} SparseCores; make the batch size a multiple of all SparseCores"
         )
-
-
-def same_stacks(what: str, given: Mapping[str, object], expected: Mapping[str, object]) -> None:
-    """Refuse a mapping whose stacks are not those of the specs.
-
-    Raises:
-        SpecError: If they differ.
-    """
-    if given.keys() != expected.keys():
-        raise SpecError(
-            f"{what} hold stacks {sorted(given)}, but the specs have {sorted(expected)}; make all "
-            "of them from the same plan"
-        )

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
-from kernels.activations import same_stacks, unstack_embedding_activations
-from kernels.backends import StackInput, StackLayout, select_backend
-from kernels.errors import SpecError
+from kernels.activations import unstack_embedding_activations
+from kernels.backends import StackLayout, select_backend
 from kernels.planning.stacking import get_stacked_table_specs
-from kernels.preprocessing.format import (
-    PreprocessedInput,
-    SparseDenseMatmulInput,
-    check_sharding_strategy,
-)
-from kernels.specs import FeatureSpec, Nested, StackedTableSpec
+from kernels.preprocessing.format import PreprocessedInput, SparseDenseMatmulInput
+from kernels.specs import FeatureSpec, Nested
+from kernels.stacks import exchange_axes, same_stacks, stack_inputs
 from kernels.utils import check_num_sparsecores
 from kernels.variables import EmbeddingVariables
 
@@ -90,55 +84,3 @@ def tpu_sparse_dense_matmul(
         per_device,
         use_activation_unstack_primitive,
     )
-
-
-def stack_inputs(
-    preprocessed_inputs: PreprocessedInput | SparseDenseMatmulInput,
-    stacks: Mapping[str, StackedTableSpec],
-    sharding_strategy: str,
-    enable_minibatching: bool,
-) -> dict[str, StackInput]:
-    """The buffers by stack, checked against the stacks of the specs.
-
-    Raises:
-        SpecError: If they are of different stacks, or an option is not available.
-    """
-    check_sharding_strategy(sharding_strategy)
-    if enable_minibatching:
-        raise SpecError(
-            "enable_minibatching=True: minibatching is not available in this backend; pass False "
-            "and raise the limits"
-        )
-    buffers: Any = (
-        preprocessed_inputs
-        if isinstance(preprocessed_inputs, SparseDenseMatmulInput)
-        else preprocessed_inputs.sparse_dense_matmul_input
-    )
-    same_stacks("preprocessed_inputs", buffers.lhs_row_pointers, stacks)
-    return {
-        name: StackInput(*(by_stack[name].reshape(-1) for by_stack in buffers)) for name in stacks
-    }
-
-
-def exchange_axes(devices: int | None) -> tuple[str, ...]:
-    """The mesh axes to exchange over: those that the surrounding `jax.shard_map` made manual.
-
-    Raises:
-        SpecError: If they do not have the number of devices expected.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in mesh.axis_names if name in mesh.manual_axes)
-    count = math.prod(mesh.shape[name] for name in axes)
-    if devices is not None and devices != count:
-        found = f"shard_map here has {count} devices" if axes else "there is no shard_map here"
-        raise SpecError(
-            f"global_device_count is {devices}, but {found}; call this inside jax.shard_map over "
-            "the whole mesh, and pass mesh.size"
-        )
-    return axes if count > 1 else ()
-
-
-def mesh_size() -> int:
-    """Devices of the surrounding `jax.shard_map`; 1 outside of one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[name] for name in mesh.manual_axes)

@@ -7,13 +7,13 @@ from typing import cast
 
 import jax
 
-from kernels.activations import same_stacks, stack_embedding_gradients
+from kernels.activations import stack_embedding_gradients
 from kernels.backends import StackLayout, select_backend
 from kernels.errors import SpecError
-from kernels.lookup import exchange_axes, mesh_size, stack_inputs
 from kernels.planning.stacking import get_stacked_table_specs
 from kernels.preprocessing.format import PreprocessedInput, SparseDenseMatmulInput
 from kernels.specs import FeatureSpec, Nested
+from kernels.stacks import exchange_axes, mesh_size, same_stacks, stack_inputs
 from kernels.utils import check_num_sparsecores
 from kernels.variables import EmbeddingVariables
 

@@ -10,7 +10,10 @@ import jax
 from kernels.errors import SpecError
 
 __all__ = [
+    "SPARSECORES_PER_DEVICE",
+    "DeviceLike",
     "check_num_sparsecores",
+    "name_list",
     "num_sparsecores_per_device",
     "round_up",
     "tree_leaves",

@@ -50,7 +50,6 @@ class Controller:
         restarts: Recoveries, over the whole life of the run.
 
     Example:
-        >>> controller.start()                                              # doctest: +SKIP
         >>> while not isinstance(controller.step(), states.Ended): pass     # doctest: +SKIP
     """
 
@@ -80,24 +79,24 @@ class Controller:
         self._stopping = False
         self._stop_recorded = False
         self._roster = Roster(config.hosts)
-        self.state: State = states.Recovering(
-            since=around.clock(), until=0.0, verdict=Lost("late", (), "not started")
-        )
+        self.state: State = states.Created(since=around.clock())
 
     # What others ask for.
 
-    def start(self) -> State:
-        """Launch the hosts for the first time."""
-        self.state = self._launch_hosts()
-        return self.state
-
     def step(self) -> State:
-        """Take what has happened, and move on if that is enough. Returns the state it is in."""
+        """Take what has happened, and move on if that is enough; the first step launches.
+
+        Returns:
+            The state that the run is in now.
+        """
         if isinstance(self.state, states.Ended):
             return self.state
         if self._stopping and not self._stop_recorded:
             self._stop_recorded = True
             self._record(events.StopRequested())
+        if isinstance(self.state, states.Created):
+            self.state = self._launch_hosts()
+            return self.state
         for observation in self._around.group.poll(self._poll_seconds):
             if isinstance(observation, StacksSeen):
                 text = observation.text

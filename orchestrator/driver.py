@@ -185,9 +185,8 @@ class Driver:
         error: str | None = None
         try:
             with stop_on_signals(controller.request_stop):
-                state = controller.start()
-                while not isinstance(state, states.Ended):
-                    state = controller.step()
+                while not isinstance(state := controller.step(), states.Ended):
+                    pass
             if isinstance(state, states.Failed):
                 raise state.error
             status = "finished" if isinstance(state, states.Finished) else "interrupted"

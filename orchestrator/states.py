@@ -1,9 +1,9 @@
 """The states of a run, and what each waits for.
 
-    Launching → Joining → Surveying → Preparing → Restoring → Training ⇄ Evaluating
-                              │           ↑                      │
-                              └─ planned ─┘                      ↓
-                                                             Finishing → Finished | Interrupted
+    Created → Launching → Joining → Surveying → Preparing → Restoring → Training ⇄ Evaluating
+                                 │           ↑                      │
+                                 └─ planned ─┘                      ↓
+                                                            Finishing → Finished | Interrupted
 
     any of them → Recovering → Launching          a host died, froze, failed or is late
     any of them → Failed                          another try would not help, or too many did not
@@ -22,6 +22,7 @@ from workers import protocol
 from workers.protocol import Lease
 
 __all__ = [
+    "Created",
     "Ended",
     "Evaluating",
     "Failed",
@@ -47,6 +48,13 @@ class State:
     since: float
     doing: ClassVar[str]
     """What the hosts are at, for people: "while …"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Created(State):
+    """Nothing has begun."""
+
+    doing: ClassVar[str] = "not started"
 
 
 @dataclass(frozen=True, kw_only=True)

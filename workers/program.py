@@ -185,7 +185,7 @@ def load_program(reference: str, parameters: Mapping[str, Any], total_steps: int
         raise ProgramError(
             f"program '{reference}': module '{module_name}' has no callable '{attribute}'"
         )
-    known = inspect.signature(make).parameters
+    known = _arguments(make)
     _check_parameters(reference, known, parameters)
     given = {"total_steps": total_steps} if "total_steps" in known else {}
     try:
@@ -197,6 +197,13 @@ def load_program(reference: str, parameters: Mapping[str, Any], total_steps: int
     if not isinstance(made, Program):
         raise ProgramError(f"program '{reference}' returned {type(made).__name__}, not a Program")
     return made
+
+
+def _arguments(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(make).parameters
+    except ValueError:  # a built-in without a signature takes what it takes
+        return {"_": inspect.Parameter("_", inspect.Parameter.VAR_KEYWORD)}
 
 
 def _check_parameters(

@@ -19,7 +19,14 @@ from kernels.planning.topology import Topology
 from kernels.specs import FeatureSpec
 from kernels.utils import round_up
 
-__all__ = ["Limits", "ObservedLimits", "raise_limits", "theoretical_limits"]
+__all__ = [
+    "ALIGNMENT",
+    "Limits",
+    "ObservedLimits",
+    "feature_valency",
+    "raise_limits",
+    "theoretical_limits",
+]
 
 ALIGNMENT = 8
 """Partitions start at multiples of this many entries."""

@@ -32,6 +32,7 @@ __all__ = [
     "prepare_feature_specs_for_training",
     "round_up_dim_and_vocab_size",
     "sample_count",
+    "stack_name_of",
     "stack_tables",
 ]
 

@@ -148,7 +148,11 @@ def _late(hosts: Sequence[HostView], doing: str) -> Lost:
     missing = [host for host in hosts if host.reply is None]
     absent = [host for host in missing if host.hello is None]
     if absent:
-        return Lost("late", tuple(absent), f"{_names(absent)} did not start in time while {doing}")
+        return Lost(
+            "late",
+            tuple(absent),
+            f"{_names(absent)} did not start in time (failures.launch_timeout): has the cluster room?",
+        )
 
     def lag(host: HostView) -> tuple[int, bool, float, int]:
         if host.pulse is None:

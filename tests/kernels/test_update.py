@@ -20,7 +20,6 @@ from tests.kernels.support import (
 )
 from tests.kernels.test_optimizers import true_step
 
-MESHES = [(1, 1), (1, 4), (2, 1), (2, 2), (4, 1)]
 OPTIMIZERS = [
     kernels.SGDOptimizerSpec(0.3),
     kernels.AdagradOptimizerSpec(0.3),
@@ -87,9 +86,8 @@ def test_updated_tables_are_those_of_the_reference(devices, per_device, optimize
         assert not np.any(mine.table[:, 12:])
 
 
-def train(engine, steps):
-    """A few steps of pulling activations to a target; the logical variables at the end."""
-    tables = engine.tables(seed=3)
+def trainer(engine):
+    """A function of a number of steps of pulling activations to a target: logical variables."""
 
     def step(batch, tables, targets):
         activations = kernels.tpu_sparse_dense_matmul(
@@ -108,38 +106,29 @@ def train(engine, steps):
     sharded = jax.shard_map(
         step, mesh=engine.mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
     )
-    run = fast_jit(sharded, donate_argnums=1)
-    for number in range(steps):
-        batch, _ = engine.encode(random_ids(engine.specs, number))
-        tables = run(batch, tables, random_gradients(engine.specs, 100 + number))
-    return kernels.unstack_variables(engine.plan, tables)
+    compiled = fast_jit(sharded, donate_argnums=1)
+
+    def train(steps):
+        tables = engine.tables(seed=3)
+        for number in range(steps):
+            batch, _ = engine.encode(random_ids(engine.specs, number))
+            tables = compiled(batch, tables, random_gradients(engine.specs, 100 + number))
+        return kernels.unstack_variables(engine.plan, tables)
+
+    return train
 
 
-def test_every_mesh_trains_to_the_same_tables():
+def test_every_mesh_and_stacking_trains_to_the_same_tables_and_repeats_bit_by_bit():
     specs = several_features(32, optimizer=kernels.AdagradOptimizerSpec(0.3))
-    want = train(Engine(specs, 1), 4)
-    for devices, per_device in MESHES[1:]:
-        got = train(Engine(specs, devices, per_device), 4)
-        for name, variables in want.items():
-            for mine, other in zip(
-                jax.tree.leaves(got[name]), jax.tree.leaves(variables), strict=True
-            ):
-                np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("devices", "per_device"), [(1, 1), (4, 1), (2, 2)])
-def test_a_repetition_gives_the_same_bits(devices, per_device):
-    specs = several_features(32)
-    first, second = (train(Engine(specs, devices, per_device), 5) for _ in range(2))
-    for mine, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_array_equal(mine, other)
-
-
-def test_stacking_does_not_change_what_is_learned():
-    specs = several_features(32)
-    stacked, alone = train(Engine(specs, 2), 3), train(Engine(specs, 2, stack=False), 3)
-    for mine, other in zip(jax.tree.leaves(stacked), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+    want = trainer(Engine(specs, 1))(4)
+    for devices, per_device, stack in ((1, 4, True), (2, 2, True), (4, 1, True), (2, 1, False)):
+        train = trainer(Engine(specs, devices, per_device, stack))
+        got, again = train(4), train(4)
+        for mine, repeated, other in zip(
+            *(jax.tree.leaves(variables) for variables in (got, again, want)), strict=True
+        ):
+            np.testing.assert_array_equal(mine, repeated)
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
 
 
 def test_learning_rates_follow_the_step():

@@ -85,7 +85,7 @@ def simulate(faults=None, *, needs=None, world=None, times=None, history=None, p
     schedule = Schedule.of(checked, world.steps_per_epoch)
     controller = Controller(checked, schedule, around, history=history or History(), plan=plan)
     run = Run(controller, group, world, clock, ledger, log)
-    controller.start()
+    run.step()
     return run
 
 

@@ -82,7 +82,7 @@ def simulation(monkeypatch):
         return SimpleNamespace(rows=3200, test_rows=100, steps_per_epoch=50, files=1)
 
     program = SimpleNamespace(name="simulated", fingerprint=lambda: simulation.fingerprint)
-    monkeypatch.setattr(workers.program, "load_program", lambda reference, parameters: program)
+    monkeypatch.setattr(workers.program, "load_program", lambda *arguments: program)
     monkeypatch.setattr(workers.launch, "resolve_data", lambda program, data: data or "own data")
     monkeypatch.setattr(workers.launch, "check_inputs", check_inputs)
     monkeypatch.setattr(driver, "RaySession", lambda *arguments: contextlib.nullcontext())

@@ -81,7 +81,9 @@ def test_resume_refuses_another_configuration_and_names_the_key_and_both_values(
     with RunFolder(tmp_path, resume=True) as folder:
         assert folder.resumed
         folder.check_identity("abc", IDENTITY)
-        with pytest.raises(RunFolderError, match="batch_size was 2048 and is now 64"):
+        with pytest.raises(
+            RunFolderError, match=f"batch_size was {IDENTITY['batch_size']} and is now 64"
+        ):
             folder.check_identity("abc", IDENTITY | {"batch_size": 64})
         with pytest.raises(RunFolderError, match=r"parameters\.dim was 8 and is now None"):
             folder.check_identity(

@@ -12,7 +12,7 @@ import optax
 
 from kernels import AdagradOptimizerSpec, TableSpec
 from workers.data.flights import prepare_flights
-from workers.data.transforms import Buckets, Hashed, Ids, IdTransform, Number, Tags
+from workers.data.transforms import Hashed, Ids, IdTransform, Number, Tags
 from workers.program import BinaryCrossEntropy, Feature, Program
 from workers.programs.dlrm import RankingModel
 
@@ -26,7 +26,6 @@ FEATURES: dict[str, IdTransform] = {
     "flight": Hashed(("carrier", "flight"), 16384),
     "model": Hashed(("manufacturer", "model"), 512),
     "month": Ids("month", 13),
-    "week": Buckets("day_of_year", tuple(float(day) for day in range(7, 365, 7))),
     "weekday": Ids("weekday", 7),
     "hour": Ids("hour", 24),
     "origin_hour": Hashed(("origin", "hour"), 256),
@@ -46,7 +45,6 @@ DENSE = (
     Number("sched_arr_minutes", 931.0, 299.0),
     Number("sched_elapsed_minutes", 188.0, 96.0),
     Number("distance", 6.69, 0.77, log=True),
-    Number("day_of_year", 184.0, 104.0),
     Number("scheduled_departures", 20.5, 5.93),
     Number("plane_year", 2000.0, 5.86),
     Number("plane_year_known", 0.837, 0.37),
@@ -74,7 +72,7 @@ def program(
     embedding_dim: int = 16,
     table_learning_rate: float = 0.05,
     learning_rate: float = 1e-3,
-    activation_penalty: float = 1e-3,
+    activation_penalty: float = 5e-3,
     initial_accumulator: float = 1e-4,
     initial_deviation: float = 0.01,
     cross_layers: int = 2,
@@ -100,12 +98,13 @@ def program(
         learning_rate=optax.linear_schedule(table_learning_rate, 0.0, total_steps),
         initial_accumulator_value=initial_accumulator,
     )
+    initializer = jax.nn.initializers.normal(initial_deviation)
     tables = tuple(
         TableSpec(
             name=name,
             vocabulary_size=transform.vocabulary_size,
             embedding_dim=embedding_dim,
-            initializer=jax.nn.initializers.normal(initial_deviation),
+            initializer=initializer,
             optimizer=optimizer,
             combiner="mean",
         )

@@ -1,0 +1,83 @@
+"""Programs: loading by name, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.workers.small_program import program
+from workers import Feature, Ids, Program, load_program
+from workers.errors import ProgramError
+
+HERE = "tests.workers.small_program"
+
+
+def test_a_program_is_loaded_by_name_with_its_parameters() -> None:
+    loaded = load_program(f"{HERE}:program", {"vocabulary": 60})
+    assert isinstance(loaded, Program)
+    assert {table.name: table.vocabulary_size for table in loaded.tables}["item"] == 60
+
+
+def test_total_steps_go_to_programs_that_ask_for_them() -> None:
+    flights = load_program("workers.programs.flights:program", {}, total_steps=10)
+    rate = flights.tables[0].optimizer.get_learning_rate
+    assert (float(rate(0)), float(rate(5)), float(rate(10))) == pytest.approx((0.05, 0.025, 0.0))
+    assert isinstance(load_program(f"{HERE}:program", {}, total_steps=10), Program)
+
+
+@pytest.mark.parametrize(
+    ("reference", "parameters", "problem"),
+    [
+        ("flights", {}, "must be written as package.module:callable"),
+        ("no.such:program", {}, "no module 'no'"),
+        (f"{HERE}:programme", {}, "has no callable 'programme'"),
+        (f"{HERE}:program", {"vocabluary": 3}, r"did you mean 'vocabulary'\?"),
+        (f"{HERE}:program", {"vocabulary": "many"}, "could not be made"),
+        ("builtins:dict", {}, "returned dict, not a Program"),
+    ],
+)
+def test_what_cannot_be_loaded_is_explained(
+    reference: str, parameters: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(ProgramError, match=problem):
+        load_program(reference, parameters)
+
+
+def test_a_module_that_fails_to_import_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_program.py").write_text("raise RuntimeError('no licence')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ProgramError, match=r"importing it failed: .*no licence"):
+        load_program("broken_program:program", {})
+
+
+def test_inconsistent_programs_are_refused() -> None:
+    good = program()
+    item = good.features[0]
+    with pytest.raises(ProgramError, match="feature names must be unique; repeated: item"):
+        dataclasses.replace(good, features=(item, item))
+    with pytest.raises(ProgramError, match="uses table 'shop', which is not among"):
+        dataclasses.replace(good, features=(Feature("shop", "shop", Ids("shop", 3)),))
+    with pytest.raises(ProgramError, match="has a vocabulary of 50; raise it to 51"):
+        dataclasses.replace(good, features=(Feature("item", "item", Ids("item", 51)),))
+    with pytest.raises(ProgramError, match="has no embedding feature"):
+        dataclasses.replace(good, features=())
+
+
+def test_planning_never_touches_the_programs_own_tables() -> None:
+    made = program()
+    specs = made.feature_specs(64)
+    assert specs["item"].table_spec is not made.tables[0]
+    assert specs["item"].input_shape == (64, 1)
+    assert specs["tags"].output_shape == (64, 8)
+
+
+def test_the_fingerprint_changes_with_what_is_trained_only() -> None:
+    assert program().fingerprint() == program().fingerprint()
+    assert program(vocabulary=51).fingerprint() != program().fingerprint()
+    assert program(linear=True).fingerprint() != program().fingerprint()
+    renamed = dataclasses.replace(program(), label="other")
+    assert renamed.fingerprint() != program().fingerprint()
