@@ -24,7 +24,8 @@ def read_yaml(text: str) -> Any:
 
 def write_yaml(value: Any) -> str:
     """Plain values as a text that ``read_yaml`` reads back to the same."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    # Outside ASCII, characters are escaped: PyYAML leaves some line breaks as they are otherwise.
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):

@@ -141,11 +141,11 @@ class BatchSource:
         def put(array: Any) -> jax.Array:
             return jax.make_array_from_process_local_data(layout, np.asarray(array))
 
-        batch = DeviceBatch(encoded.inputs, examples.dense, examples.labels, examples.weights)
+        on_host = (encoded.inputs, examples.dense, examples.labels, examples.weights)
         return ReadyBatch(
             raw.step,
             raw.rows,
             raw.global_examples,
             encoded.observed,
-            jax.tree.map(put, batch),
+            DeviceBatch(*jax.tree.map(put, on_host)),
         )

@@ -95,7 +95,7 @@ class Checkpoints:
         try:
             about = self._manager.restore(
                 step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
-            ).about
+            )["about"]
         except Exception as error:
             raise CheckpointError(
                 f"checkpoint {step} in '{self._folder}' cannot be read: {error}"
@@ -114,9 +114,9 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {step} in '{self._folder}' cannot be read: {error}"
             ) from error
-        dense = restored.dense
+        tables, dense = restored["tables"], restored["dense"]
         return TrainState(
-            dense["step"], dict(restored.tables), dense["parameters"], dense["optimizer_state"]
+            dense["step"], dict(tables), dense["parameters"], dense["optimizer_state"]
         )
 
     def wait(self) -> None:

@@ -17,14 +17,14 @@ import numpy as np
 import psutil
 from jax.sharding import Mesh
 
-from kernels import EmbeddingPlan, FeatureSpec, apply_plan
+from kernels import EmbeddingPlan, FeatureSpec
 from workers import protocol
 from workers.batches import BatchSource, ReadyBatch, encode, merge_observed
 from workers.checkpoint import About, Checkpoints, committed_steps
 from workers.compilation import use_compilation_cache
 from workers.data.dataset import Dataset, ExampleReader, open_dataset
 from workers.errors import NonFiniteLoss, PlanMismatch
-from workers.launch import TRAIN, make_plan, order_for
+from workers.launch import TRAIN, make_plan, order_for, planned_specs
 from workers.mesh import free_address, join_process_group, leave_process_group, make_mesh
 from workers.metrics import BinaryMetrics
 from workers.phases import Phases
@@ -163,7 +163,7 @@ class Host:
         dataset, reader = self._data(TRAIN)
         order = order_for(dataset, self._run)
         plan = make_plan(self._program, self._run, self._assignment.hosts, None, None, 0)
-        specs = apply_plan(plan, self._program.feature_specs(self._run.batch_size))
+        specs = planned_specs(self._program, plan)
         share = self._run.batch_size // self._assignment.hosts
         slots = (self._assignment.rank * share, (self._assignment.rank + 1) * share)
         observed: dict[str, Observed] = {}
@@ -181,7 +181,7 @@ class Host:
                 f"host {self._assignment.rank}: the plan is for {plan.topology.devices} devices, "
                 f"but the mesh has {mesh.size}"
             )
-        specs = apply_plan(plan, self._program.feature_specs(self._run.batch_size))
+        specs = planned_specs(self._program, plan)
         if self._prepared is not None:
             self._close_pipeline()
             self._prepared.checkpoints.close()

@@ -8,15 +8,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
-from kernels import EmbeddingPlan, Limits, Topology, build_plan
+from kernels import EmbeddingPlan, FeatureSpec, Limits, Topology, apply_plan, build_plan
 from workers.data.dataset import Dataset, check_dataset, has_split, open_dataset
 from workers.data.order import RowOrder, order_of
 from workers.errors import DataError, ProgramError
 from workers.program import Program
 from workers.protocol import Observed, RunSpec
 
-__all__ = ["DataSummary", "check_inputs", "make_plan", "order_for", "resolve_data", "topology_of"]
+__all__ = [
+    "DataSummary",
+    "check_inputs",
+    "make_plan",
+    "order_for",
+    "planned_specs",
+    "resolve_data",
+    "topology_of",
+]
 
 SPARSECORES_PER_DEVICE = 1
 """Partitions per device where the hardware has no SparseCores."""
@@ -54,6 +63,12 @@ def order_for(dataset: Dataset, run: RunSpec) -> RowOrder:
         logical_shards=run.logical_shards,
         shuffle_window=run.shuffle_window,
     )
+
+
+def planned_specs(program: Program, plan: EmbeddingPlan) -> dict[str, FeatureSpec]:
+    """The program's feature specs with a plan applied, by feature name."""
+    specs = apply_plan(plan, program.feature_specs(plan.batch_size))
+    return cast(dict[str, FeatureSpec], specs)
 
 
 def resolve_data(program: Program, data: str | None) -> str:

@@ -13,7 +13,7 @@ The state is donated: tables are updated where they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -83,12 +83,8 @@ class DeviceBatch(NamedTuple):
     weights: jax.Array
 
 
-STATE_SPECS = TrainState(
-    step=PartitionSpec(),
-    tables=PartitionSpec(AXIS),  # type: ignore[arg-type]
-    parameters=PartitionSpec(),
-    optimizer_state=PartitionSpec(),
-)
+_SPECS: tuple[Any, ...] = (PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(), PartitionSpec())
+STATE_SPECS = TrainState(*_SPECS)
 """How a state lies on the mesh: only tables are spread."""
 
 
@@ -151,7 +147,7 @@ def make_train_step(
         total_weight = jax.lax.psum(jnp.sum(batch.weights), AXIS)
 
         def loss_of(parameters: Any, activations: Any) -> tuple[jax.Array, jax.Array]:
-            logits = program.model.apply(parameters, activations, batch.dense)
+            logits = _logits(program, parameters, activations, batch.dense)
             losses = program.loss(logits, batch.labels, activations)
             return jnp.sum(batch.weights * losses) / jnp.maximum(total_weight, 1e-6), logits
 
@@ -198,7 +194,7 @@ def make_evaluation_step(
         activations = tpu_sparse_dense_matmul(
             batch.inputs, state.tables, dict(specs), **lookup_arguments
         )
-        logits: jax.Array = program.model.apply(state.parameters, activations, batch.dense)  # type: ignore[assignment]
+        logits = _logits(program, state.parameters, activations, batch.dense)
         return _counted(metrics, logits, batch)
 
     mapped = jax.shard_map(
@@ -216,6 +212,10 @@ def _lookup_arguments(plan: EmbeddingPlan) -> dict[str, Any]:
         "global_device_count": plan.topology.devices,
         "num_sc_per_device": plan.topology.sparsecores_per_device,
     }
+
+
+def _logits(program: Program, parameters: Any, activations: Any, dense: jax.Array) -> jax.Array:
+    return cast(jax.Array, program.model.apply(parameters, activations, dense))
 
 
 def _counted(metrics: MetricState, logits: jax.Array, batch: DeviceBatch) -> MetricState:

@@ -151,7 +151,8 @@ def _late(hosts: Sequence[HostView], doing: str) -> Lost:
         return Lost(
             "late",
             tuple(absent),
-            f"{_names(absent)} did not start in time (failures.launch_timeout): has the cluster room?",
+            f"{_names(absent)} did not start in time (failures.launch_timeout): has the cluster "
+            "room for them?",
         )
 
     def lag(host: HostView) -> tuple[int, bool, float, int]:

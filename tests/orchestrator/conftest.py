@@ -1,5 +1,5 @@
 import sys
 from pathlib import Path
 
-# The helpers of these tests (``simulation``) are imported by name.
+# ``simulation`` is imported by name.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -56,7 +56,7 @@ def group(session, tmp_path):
 
 def launch(group, number=0):
     group.launch([protocol.Assignment(rank, HOSTS, number) for rank in range(HOSTS)])
-    seen = collect(group, lambda seen: len(of(seen, Answered)) == HOSTS, 60.0)
+    seen = collect(group, lambda seen: len(of(seen, Answered)) == HOSTS, 180.0)
     return {answer.rank: answer.reply for answer in of(seen, Answered)}
 
 
@@ -81,7 +81,7 @@ def exists(pid):
         return False
 
 
-def test_hosts_work_pulse_and_report_errors(group, tmp_path):
+def test_hosts_work_pulse_report_errors_and_die(group, tmp_path):
     import ray
 
     hellos = launch(group)
@@ -90,19 +90,19 @@ def test_hosts_work_pulse_and_report_errors(group, tmp_path):
     assert {hello.node for hello in hellos.values()} == {ray.get_runtime_context().get_node_id()}
 
     group.send(protocol.Join("nowhere:1"))
-    seen = collect(group, lambda seen: len(of(seen, Answered)) == HOSTS, 10.0)
+    seen = collect(group, lambda seen: len(of(seen, Answered)) == HOSTS, 60.0)
     joined = sorted((answer.reply for answer in of(seen, Answered)), key=lambda reply: reply.rank)
     assert joined == [protocol.Joined(rank, DEVICES, DEVICES * HOSTS) for rank in range(HOSTS)]
 
     group.send(protocol.Restore(None))
-    seen = collect(group, lambda seen: len(of(seen, Raised)) == HOSTS, 10.0)
+    seen = collect(group, lambda seen: len(of(seen, Raised)) == HOSTS, 60.0)
     for raised in of(seen, Raised):
         assert isinstance(raised.error, DataError)
         assert str(raised.error) == f"rank {raised.rank} has no data"
         assert "fake_host.py" in raised.traceback
 
     group.send(protocol.Finish())
-    seen = collect(group, lambda seen: len(of(seen, Raised)) == HOSTS, 10.0)
+    seen = collect(group, lambda seen: len(of(seen, Raised)) == HOSTS, 60.0)
     error = of(seen, Raised)[0].error
     assert isinstance(error, HostError)
     assert (error.type_name, error.transient) == ("KeyError", False)
@@ -110,25 +110,23 @@ def test_hosts_work_pulse_and_report_errors(group, tmp_path):
     assert "host 1 says something" in (tmp_path / "logs/launch-0-host-1.log").read_text()
     assert "mistake in code" in group.last_words(1)
 
-
-def test_pulses_go_on_while_a_command_runs_and_a_killed_host_is_reported_once(group):
-    hellos = launch(group)
+    # Pulses go on while a command runs, and a host that is killed is reported once.
     group.send(protocol.Survey())
     seen = collect(
         group,
         lambda seen: sum(p.pulse.phase == "surveying" for p in of(seen, PulseSeen)) > 6,
-        10.0,
+        60.0,
     )
     assert not of(seen, Answered)
     assert {pulse.rank for pulse in of(seen, PulseSeen)} == {0, 1}
     assert {p.pulse.pid for p in of(seen, PulseSeen)} == {h.pid for h in hellos.values()}
 
     group.dump_stacks(0)
-    seen = collect(group, lambda seen: of(seen, StacksSeen), 10.0)
+    seen = collect(group, lambda seen: of(seen, StacksSeen), 60.0)
     assert of(seen, StacksSeen)[0].text.endswith("threads")
 
     os.kill(hellos[1].pid, signal.SIGKILL)
-    seen = collect(group, lambda seen: of(seen, Died), 15.0)
+    seen = collect(group, lambda seen: of(seen, Died), 60.0)
     seen += [observation for _ in range(10) for observation in group.poll(0.1)]
     died = of(seen, Died)
     assert [death.rank for death in died] == [1]
@@ -138,7 +136,7 @@ def test_pulses_go_on_while_a_command_runs_and_a_killed_host_is_reported_once(gr
 def test_a_stopped_host_falls_silent_and_is_killed_with_the_others(group):
     hellos = launch(group)
     os.kill(hellos[0].pid, signal.SIGSTOP)
-    collect(group, lambda seen: len([p for p in of(seen, PulseSeen) if p.rank == 1]) > 3, 10.0)
+    collect(group, lambda seen: len([p for p in of(seen, PulseSeen) if p.rank == 1]) > 3, 60.0)
     seen = [observation for _ in range(10) for observation in group.poll(0.1)]
     assert {pulse.rank for pulse in of(seen, PulseSeen)} == {1}
     assert not of(seen, Died)

@@ -23,7 +23,7 @@ def batches(run: Run, hosts: int) -> list[list[int]]:
     ]
     for share in shares:
         assert [line["step"] for line in share] == list(range(STEPS))
-    return [sum((share[step]["rows"] for share in shares), []) for step in range(STEPS)]
+    return [[row for share in shares for row in share[step]["rows"]] for step in range(STEPS)]
 
 
 def test_one_two_and_four_hosts(small_flights: Path, start: Callable[..., Run]) -> None:

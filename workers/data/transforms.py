@@ -21,7 +21,6 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from workers.errors import DataError
 
@@ -229,7 +228,7 @@ class Tags:
         """int32 ``[rows, valency]``, padded with ``PADDING_ID``."""
         column = _column(table, self.column)
         lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
         if len(lengths) and lengths.max() > self.valency:
             row = int(np.argmax(lengths > self.valency))
             raise InvalidValue(
