@@ -65,7 +65,7 @@ def test_a_killed_host(
     os.kill(pid_of(run, rank), signal.SIGKILL)
     summary = run.finish()
     assert summary["restarts"] == 1
-    assert run.events("recovering")[0]["culprit"] == rank
+    assert run.events("recovering")[0]["culprits"] == [rank]
     assert run.events("restored")[-1]["step"] >= 10
     assert summary["goodput"]["recovering"] > 0
     assert_same_end(run, undisturbed)
@@ -81,7 +81,7 @@ def test_a_frozen_host(small_flights: Path, undisturbed: Path, start: Callable[.
     frozen = run.events("host_frozen")
     assert [event["rank"] for event in frozen] == [1]
     assert frozen[0]["pid"] == pid
-    assert run.events("recovering")[0]["culprit"] == 1
+    assert run.events("recovering")[0]["culprits"] == [1]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert_same_end(run, undisturbed)
