@@ -245,7 +245,7 @@ class Controller:
         first = replies[0]
         self._record(events.Surveyed(first.rows, first.steps_per_epoch, surveyed))
         self.progress.observed = surveyed
-        return self._make_plan(version=1)
+        return self._make_plan(version=0)
 
     def _make_plan(self, version: int) -> Plan:
         plan = self._around.planner.plan(self.progress.observed, self.plan, version)

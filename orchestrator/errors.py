@@ -71,9 +71,9 @@ class HostError(EmberayError):
         """
         kind = type(error)
         module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-        transient = isinstance(error, RuntimeError | OSError | MemoryError) and not isinstance(
-            error, NotImplementedError | RecursionError
-        )
+        # Python's own kinds of RuntimeError (endless recursion, say) are mistakes in the code.
+        mistake = module == "" and isinstance(error, RuntimeError) and kind is not RuntimeError
+        transient = isinstance(error, RuntimeError | OSError | MemoryError) and not mistake
         return HostError(f"{module}{kind.__qualname__}", str(error), transient)
 
 

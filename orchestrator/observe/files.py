@@ -32,8 +32,8 @@ class MetricsFile:
     """Keeps ``metrics.jsonl``: each step of the present state once, and each evaluation.
 
     A training line is ``{"step", "epoch", "loss"}``; the line of an evaluation with the state after
-    ``step`` steps is ``{"step", "epoch", "split", …}`` with its figures. When a checkpoint is
-    restored, the lines beyond its step are taken out.
+    ``step`` steps is ``{"step", "epoch", "split", "metrics"}``. When a checkpoint is restored, the
+    lines beyond its step are taken out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +50,7 @@ class MetricsFile:
                 self._file.flush()
             case events.Evaluated():
                 place = {"step": event.step, "epoch": event.epoch, "split": event.split}
-                self._write(place | dict(event.metrics))
+                self._write(place | {"metrics": dict(event.metrics)})
                 self._file.flush()
             case events.Restored(step=step):
                 self._rewind(step)

@@ -145,11 +145,11 @@ def test_limits_are_raised_as_often_as_needed():
     run.to_end()
     check_finished(run)
     assert [(e.version, e.allowed, e.observed) for e in run.of(events.Replanned)] == [
-        (2, 1, 7),
-        (3, 7, 9),
+        (1, 1, 7),
+        (2, 7, 9),
     ]
-    assert [event.version for event in run.of(events.PlanMade)] == [1, 2, 3]
-    assert [event.version for event in run.of(events.PlanConfirmed)] == [1, 2, 3]
+    assert [event.version for event in run.of(events.PlanMade)] == [0, 1, 2]
+    assert [event.version for event in run.of(events.PlanConfirmed)] == [0, 1, 2]
     assert [event.cause for event in run.of(events.Recovering)] == ["limits", "limits"]
 
 

@@ -121,7 +121,7 @@ def test_a_run_leaves_a_folder_that_tells_everything(simulation, tmp_path):
     assert Summary.read(path / "summary.json") == summary
 
     assert RunConfig.model_validate(yaml.safe_load((path / "config.yaml").read_text())).epochs == 2
-    assert json.loads((path / "plan-1.json").read_text()) == {"version": 1, "limit": 1}
+    assert json.loads((path / "plan-0.json").read_text()) == {"version": 0, "limit": 1}
     assert losses(path) == list(range(100))
     kinds = [event["kind"] for event in read_lines(path / "events.jsonl")]
     assert (kinds[0], kinds[-1]) == ("run_started", "finished")

@@ -42,7 +42,7 @@ def test_metrics_hold_each_step_once_after_a_restore(tmp_path):
     records = list(read_lines(path))
     assert [r["step"] for r in records if "split" not in r] == list(range(10))
     assert [r["epoch"] for r in records if "split" not in r] == [0] * 5 + [1] * 5
-    assert [(r["step"], r["epoch"], r["auc"]) for r in records if "split" in r] == [
+    assert [(r["step"], r["epoch"], r["metrics"]["auc"]) for r in records if "split" in r] == [
         (5, 1, 0.75), (10, 2, 0.75),
     ]  # fmt: skip
 
