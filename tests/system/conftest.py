@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import secrets
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +85,82 @@ def small_flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class RayHead:
+    """A Ray cluster of one node, with token authentication, on ports of its own."""
+
+    dashboard: str
+    environment: dict[str, str]
+    """What a process must have in its environment to use it."""
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[RayHead]:
+    """One cluster for many runs: they connect instead of each starting their own."""
+    port, dashboard = free_ports(2)
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, **token, "PATH": path, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *(f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"),
+        *(f"--temp-dir={folder}", "--disable-usage-stats", "--object-store-memory=200000000"),
+    ]
+    head = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    try:
+        url = f"http://127.0.0.1:{dashboard}"
+        wait_until_served(url, seconds=90)
+        yield RayHead(url, {**token, "RAY_ADDRESS": f"127.0.0.1:{port}"})
+    finally:
+        head.terminate()
+        try:
+            head.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports outside the range that Ray takes its workers' from."""
+    ports = []
+    for port in random.sample(range(20_000, 30_000), 1000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError("no free ports")
+
+
+def wait_until_served(url: str, seconds: float) -> None:
+    """Wait until a server answers, with whatever status."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.3)
+        else:
+            return
+    raise TimeoutError(f"nothing answers at {url} after {seconds} seconds")
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """Starts ``python -m orchestrator train`` with these arguments; ends it after the test."""
     started: list[Run] = []
 
-    def begin(*arguments: str, name: str = "run") -> Run:
+    def begin(*arguments: str, name: str = "run", head: RayHead | None = None) -> Run:
         folder = tmp_path / name
         command = [sys.executable, "-m", "orchestrator", "train", "--run-dir", str(folder)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+        if head is not None:
+            environment |= head.environment
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=ROOT,

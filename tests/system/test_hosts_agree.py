@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import Run
+from tests.system.conftest import RayHead, Run
 
 pytestmark = pytest.mark.system
 
@@ -26,7 +26,9 @@ def batches(run: Run, hosts: int) -> list[list[int]]:
     return [[row for share in shares for row in share[step]["rows"]] for step in range(STEPS)]
 
 
-def test_one_two_and_four_hosts(small_flights: Path, start: Callable[..., Run]) -> None:
+def test_one_two_and_four_hosts(
+    small_flights: Path, ray_head: RayHead, start: Callable[..., Run]
+) -> None:
     runs = {}
     for hosts in (1, 2, 4):
         run = start(
@@ -38,6 +40,7 @@ def test_one_two_and_four_hosts(small_flights: Path, start: Callable[..., Run]) 
             "record_rows=true",
             "seed=5",
             name=f"hosts-{hosts}",
+            head=ray_head,
         )
         summary = run.finish()
         assert (summary["hosts"], summary["devices"]) == (hosts, 2 * hosts)

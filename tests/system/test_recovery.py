@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.system.conftest import Run
+from tests.system.conftest import RayHead, Run
 from workers.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.system
@@ -28,13 +30,14 @@ ARGUMENTS = (
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small_flights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import subprocess
-    import sys
-
+def undisturbed(
+    small_flights: Path, ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     command = [sys.executable, "-m", "orchestrator", "train", "--run-dir", str(folder)]
-    subprocess.run([*command, f"data={small_flights}", *ARGUMENTS], check=True, timeout=240)
+    environment = {**os.environ, **ray_head.environment}
+    arguments = [f"data={small_flights}", *ARGUMENTS]
+    subprocess.run([*command, *arguments], check=True, timeout=240, env=environment)
     return folder
 
 
@@ -56,23 +59,25 @@ def assert_same_end(run: Run, undisturbed: Path) -> None:
     assert sorted(losses) == list(range(STEPS))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_host(
-    rank: int, small_flights: Path, undisturbed: Path, start: Callable[..., Run]
+    small_flights: Path, ray_head: RayHead, undisturbed: Path, start: Callable[..., Run]
 ) -> None:
-    run = start(f"data={small_flights}", *ARGUMENTS)
+    """Host 0 of all, which holds the coordination service of the mesh."""
+    run = start(f"data={small_flights}", *ARGUMENTS, head=ray_head)
     run.wait_for(lambda run: len(run.events("lease_done")) >= 5, what="five leases")
-    os.kill(pid_of(run, rank), signal.SIGKILL)
+    os.kill(pid_of(run, 0), signal.SIGKILL)
     summary = run.finish()
     assert summary["restarts"] == 1
-    assert run.events("recovering")[0]["culprits"] == [rank]
+    assert run.events("recovering")[0]["culprits"] == [0]
     assert run.events("restored")[-1]["step"] >= 10
     assert summary["goodput"]["recovering"] > 0
     assert_same_end(run, undisturbed)
 
 
-def test_a_frozen_host(small_flights: Path, undisturbed: Path, start: Callable[..., Run]) -> None:
-    run = start(f"data={small_flights}", *ARGUMENTS)
+def test_a_frozen_host(
+    small_flights: Path, ray_head: RayHead, undisturbed: Path, start: Callable[..., Run]
+) -> None:
+    run = start(f"data={small_flights}", *ARGUMENTS, head=ray_head)
     run.wait_for(lambda run: len(run.events("lease_done")) >= 5, what="five leases")
     pid = pid_of(run, 1)
     os.kill(pid, signal.SIGSTOP)
@@ -92,7 +97,7 @@ def test_a_killed_driver_is_resumed_by_the_same_command(
 ) -> None:
     run = start(f"data={small_flights}", *ARGUMENTS, "--resume")
     run.wait_for(lambda run: len(run.events("lease_done")) >= 5, what="five leases")
-    hosts = [pid_of(run, rank) for rank in (0, 1)]
+    hosts = [pid_of(run, 0) for rank in (0, 1)]
     run.process.kill()
     run.process.wait()
     again = start(f"data={small_flights}", *ARGUMENTS, "--resume")
