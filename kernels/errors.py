@@ -10,7 +10,10 @@ they cross process boundaries.
 
 from __future__ import annotations
 
-__all__ = ["EmberayError", "LimitsExceeded", "SpecError"]
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["EmberayError", "LimitsExceeded", "Overflow", "SpecError"]
 
 
 class EmberayError(Exception):
@@ -21,25 +24,46 @@ class SpecError(EmberayError, ValueError):
     """A table, feature, optimizer or topology is specified in a way that cannot work."""
 
 
-class LimitsExceeded(EmberayError, ValueError):
-    """A batch holds more ids for one partition than the plan has room for.
+@dataclass(frozen=True)
+class Overflow:
+    """One limit that a batch goes beyond.
 
     Attributes:
         stack: Name of the stacked table.
-        limit: Name of the limit, for example ``max_ids_per_partition``.
+        limit: Name of the limit: a field of `kernels.Limits`.
         allowed: The limit's value in the plan.
         observed: What the batch needs.
     """
 
-    def __init__(self, stack: str, limit: str, allowed: int, observed: int) -> None:
-        self.stack = stack
-        self.limit = limit
-        self.allowed = allowed
-        self.observed = observed
-        super().__init__(
-            f"table stack '{stack}': {limit} {allowed} is too small: a batch needs {observed}; "
-            f'raise it to at least {observed} or pass limits="auto"'
+    stack: str
+    limit: str
+    allowed: int
+    observed: int
+
+    def __str__(self) -> str:
+        return (
+            f"table stack '{self.stack}': {self.limit} {self.allowed} is too small: a batch needs "
+            f"{self.observed}; raise it to at least {self.observed}"
         )
 
-    def __reduce__(self) -> tuple[type[LimitsExceeded], tuple[str, str, int, int]]:
-        return type(self), (self.stack, self.limit, self.allowed, self.observed)
+
+class LimitsExceeded(EmberayError, ValueError):
+    """A batch holds more ids than the plan has room for.
+
+    Attributes:
+        overflows: Every limit the batch goes beyond, at least one.
+        stack: Stack of the first one.
+        limit: Name of the first one.
+        allowed: Value of the first one in the plan.
+        observed: What the batch needs of the first one.
+    """
+
+    def __init__(self, overflows: Sequence[Overflow]) -> None:
+        self.overflows = tuple(overflows)
+        first = self.overflows[0]
+        self.stack, self.limit = first.stack, first.limit
+        self.allowed, self.observed = first.allowed, first.observed
+        super().__init__("; ".join(map(str, self.overflows)) + ', or pass limits="auto"')
+
+    def __reduce__(self) -> tuple[type[LimitsExceeded], tuple[tuple[Overflow, ...]]]:
+        return type(self), (self.overflows,)

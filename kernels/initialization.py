@@ -66,8 +66,9 @@ def initialize_tables(
         check_vma=False,
     )
     # Threefry whatever the default is: the values must not depend on a flag or platform.
-    key = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
-    made = jax.jit(make, out_shardings=NamedSharding(mesh, rows_spec))(np.asarray(key))
+    with jax.ensure_compile_time_eval():  # so that shapes can be had by eval_shape
+        key = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
+    made = jax.jit(make, out_shardings=NamedSharding(mesh, rows_spec))(key)
     return dict(made)
 
 

@@ -9,23 +9,23 @@ pure functions of ``orchestrator.policies``; how to tell the hosts is the ``Host
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any, cast
 
 from kernels.errors import EmberayError
-from orchestrator import checks, events, policies, states, trouble
+from orchestrator import checks, events, policies, reports, states, verdict_events
 from orchestrator.config import RunConfig
 from orchestrator.goodput import lease_shares
 from orchestrator.hosts.interface import StacksSeen
-from orchestrator.leases import Schedule
 from orchestrator.planning import Plan
 from orchestrator.policies import Fatal, Lost, OverLimits, Verdict
-from orchestrator.progress import History, Progress, mean_seconds
+from orchestrator.progress import History, Progress
+from orchestrator.restarts import Restarts
 from orchestrator.roster import Roster
+from orchestrator.schedule import Schedule
 from orchestrator.states import State, Waiting
 from orchestrator.surroundings import Surroundings
 from workers import protocol
-from workers.metrics import BinaryMetrics
+from workers.errors import CheckpointError
 
 __all__ = ["Controller"]
 
@@ -39,6 +39,7 @@ class Controller:
         config: The run's configuration.
         schedule: Its steps and marks.
         around: What it acts through.
+        data: Fingerprint of the data, as the driver sees it.
         history: What earlier drivers of the run left behind.
         plan: The newest plan of an earlier driver, if there is one.
         poll_seconds: Longest wait for news in one ``step``.
@@ -47,7 +48,7 @@ class Controller:
         state: Where the run is.
         progress: How far it has come.
         plan: The plan in force.
-        restarts: Recoveries, over the whole life of the run.
+        restarts: Recoveries of the run.
 
     Example:
         >>> while not isinstance(controller.step(), states.Ended): pass     # doctest: +SKIP
@@ -59,6 +60,7 @@ class Controller:
         schedule: Schedule,
         around: Surroundings,
         *,
+        data: str,
         history: History | None = None,
         plan: Plan | None = None,
         poll_seconds: float = 0.2,
@@ -68,14 +70,15 @@ class Controller:
         self.schedule = schedule
         self.progress = Progress(schedule, history)
         self.plan = plan
-        self.restarts = history.restarts
+        self.restarts = Restarts(history.restarts)
         self._around = around
+        self._data = data
+        self._limits = config.model_dump(mode="json")["limits"]
+        self._plan_holds = plan is not None and history.limits == self._limits
         self._settings = config.failures
         self._poll_seconds = poll_seconds
         self._launch = history.launches - 1
         self._leases = 0
-        self._restarts_in_a_row = 0
-        self._furthest_at_restart = -1
         self._stopping = False
         self._stop_recorded = False
         self._roster = Roster(config.hosts)
@@ -109,11 +112,6 @@ class Controller:
     def request_stop(self) -> None:
         """Save at the end of the lease that runs, then leave. Safe in a signal handler."""
         self._stopping = True
-
-    @property
-    def hosts_alive(self) -> int:
-        """Hosts that have started and not died."""
-        return self._roster.alive
 
     # The way through the states.
 
@@ -155,13 +153,14 @@ class Controller:
             case states.Joining():
                 checks.check_mesh(replies, config.hosts, config.devices_per_host)
                 self._record(events.MeshJoined(self._launch, config.hosts, config.devices))
-                if self.plan is not None:
+                if self.plan is not None and self._plan_holds:
                     return self._prepare(self.plan)
                 return self._command(states.Surveying, protocol.Survey(), settings.survey_timeout)
             case states.Surveying():
                 return self._prepare(self._first_plan(replies))
             case states.Preparing(plan=plan):
                 checks.check_plan(replies, plan)
+                checks.check_data(replies, self._data)
                 self._record(events.PlanConfirmed(plan.version, plan.hash))
                 return self._restore()
             case states.Restoring():
@@ -171,7 +170,7 @@ class Controller:
             case states.Evaluating():
                 self._evaluated(state, replies)
             case _:
-                return self._finished()
+                return self._finished(replies)
         return self._go_on()
 
     def _go_on(self) -> State:
@@ -179,8 +178,7 @@ class Controller:
         schedule, progress = self.schedule, self.progress
         step = progress.step
         leaving = self._stopping or step >= schedule.total_steps
-        due = policies.evaluation_due(schedule, step) and step not in progress.evaluations
-        if due and not self._stopping:
+        if progress.evaluation_missing and not self._stopping:
             command = protocol.Evaluate(_SPLIT)
             return self._command(
                 states.Evaluating, command, self._settings.evaluate_timeout, split=_SPLIT
@@ -222,8 +220,11 @@ class Controller:
         )
 
     def _restore(self) -> State:
-        step = policies.checkpoint_to_restore(self._around.committed())
+        recorded = self.progress.recorded
+        step = policies.checkpoint_to_restore(self._around.committed(), recorded)
         self._record(events.Restoring(step))
+        if step is not None and step > recorded:
+            self._record(events.StepsUnrecorded(recorded, step))
         return self._command(
             states.Restoring, protocol.Restore(step), self._settings.restore_timeout, step=step
         )
@@ -241,16 +242,16 @@ class Controller:
     # What answers mean.
 
     def _first_plan(self, replies: Sequence[protocol.Surveyed]) -> Plan:
-        surveyed = policies.merge_observed(*(reply.observed for reply in replies))
-        first = replies[0]
-        self._record(events.Surveyed(first.rows, first.steps_per_epoch, surveyed))
-        self.progress.observed = surveyed
-        return self._make_plan(version=0)
+        """The first plan of the run, or the first one since ``limits`` was changed by hand."""
+        surveyed = reports.survey_report(replies)
+        self._record(surveyed)
+        self.progress.observed = dict(surveyed.observed)
+        return self._make_plan(None, 0 if self.plan is None else self.plan.version + 1)
 
-    def _make_plan(self, version: int) -> Plan:
-        plan = self._around.planner.plan(self.progress.observed, self.plan, version)
-        self._record(events.PlanMade(plan.version, plan.hash, plan.to_json()))
-        self.plan = plan
+    def _make_plan(self, previous: Plan | None, version: int) -> Plan:
+        plan = self._around.planner.plan(self.progress.observed, previous, version)
+        self._record(events.PlanMade(plan.version, plan.hash, self._limits, plan.to_json()))
+        self.plan, self._plan_holds = plan, True
         return plan
 
     def _restored(self, state: states.Restoring, replies: Sequence[protocol.Restored]) -> None:
@@ -262,105 +263,109 @@ class Controller:
         now, lease = self._now(), state.lease
         checks.check_leases(replies, lease)
         elapsed = now - state.since
-        seconds = mean_seconds(reply.seconds for reply in replies)
-        repeated = self.progress.lease_done(replies, lease.save, elapsed)
-        self._around.ledger.split(lease_shares(seconds, elapsed, repeated), now)
-        losses = replies[0].losses
-        self._record(
-            events.LeaseDone(
-                launch=self._launch,
-                lease=lease.number,
-                first=lease.first,
-                last=lease.last,
-                loss=sum(losses) / len(losses) if losses else None,
-                examples=replies[0].examples,
-                elapsed=elapsed,
-                seconds=seconds,
-                stages=mean_seconds(reply.stages for reply in replies),
-                losses=losses,
-                steps_per_epoch=self.schedule.steps_per_epoch,
-            )
+        report = reports.lease_report(
+            replies, lease, launch=self._launch, elapsed=elapsed, schedule=self.schedule
         )
+        repeated = self.progress.lease_done(replies, lease.save, elapsed)
+        self._around.ledger.split(lease_shares(report.seconds, elapsed, repeated), now)
+        self._record(report)
         if lease.save:
             self._record(events.CheckpointStarted(lease.last))
             self.progress.forget_snapshots(self._around.committed())
 
     def _evaluated(self, state: states.Evaluating, replies: Sequence[protocol.Evaluated]) -> None:
-        merged = reduce(BinaryMetrics.merge, (reply.metrics for reply in replies))
-        figures = merged.result()
-        step = self.progress.step
-        self.progress.evaluations[step] = figures
-        epochs = step // self.schedule.steps_per_epoch
-        elapsed = self._now() - state.since
-        self._record(events.Evaluated(step, epochs, state.split, figures, elapsed))
+        step, elapsed = self.progress.step, self._now() - state.since
+        report = reports.evaluation_report(replies, step, elapsed=elapsed, schedule=self.schedule)
+        self.progress.evaluations[step] = dict(report.metrics)
+        self._record(report)
 
-    def _finished(self) -> State:
-        checks.check_committed(self.progress.saved, self._around.committed())
-        if self.progress.step < self.schedule.total_steps:
-            return self._end(events.Interrupted, states.Interrupted)
-        return self._end(events.Finished, states.Finished)
+    def _finished(self, replies: Sequence[protocol.Finished]) -> State:
+        checks.check_committed(self.progress.saved, self._around.committed(), replies)
+        if self.progress.complete:
+            return self._end(events.Finished, states.Finished)
+        return self._end(events.Interrupted, states.Interrupted)
 
     # What goes wrong, and how it ends.
 
     def _trouble(self, verdict: Verdict, state: Waiting) -> State:
-        now = self._now()
-        for event in trouble.trouble_events(verdict, self._launch, now):
+        for event in verdict_events.trouble_events(verdict, self._launch, self._now()):
             self._record(event)
-        if isinstance(verdict, Fatal):
-            return self._fail(trouble.error_of(verdict, state.doing, self._last_words()))
-        if isinstance(verdict, OverLimits):
-            try:
-                if not self._replan(verdict):
+        try:
+            match verdict:
+                case Fatal():
+                    if self._skip_checkpoint(verdict.error, state):
+                        rank = verdict.culprit.rank
+                        return self._recover("checkpoint", (rank,), str(verdict.error))
+                    words = self._last_words()
+                    return self._fail(verdict_events.error_of(verdict, state.doing, words))
+                case OverLimits():
+                    if self._replan(verdict):
+                        return self._recover("limits", (verdict.culprit.rank,), str(verdict.error))
                     return self._fail(verdict.error)
-            except EmberayError as error:
-                return self._fail(error)
-            return self._recover(verdict, "limits", (verdict.culprit.rank,), str(verdict.error))
-        further = self.progress.furthest > self._furthest_at_restart
-        self._restarts_in_a_row = 1 if further else self._restarts_in_a_row + 1
-        self._furthest_at_restart = self.progress.furthest
-        if self._restarts_in_a_row > self._settings.max_restarts:
-            return self._fail(
-                trouble.gave_up(
-                    verdict,
-                    furthest=self.progress.furthest,
-                    attempts=self._restarts_in_a_row,
-                    last_words=self._last_words(),
-                )
-            )
+                case Lost():
+                    return self._lost(verdict)
+        except EmberayError as error:
+            return self._fail(error)
+
+    def _lost(self, verdict: Lost) -> State:
+        """Start anew, unless that has been tried often enough."""
+        attempts = self.restarts.note_failure(self.progress.furthest)
+        if attempts > self._settings.max_restarts:
+            furthest, last_words = self.progress.furthest, self._last_words()
+            return self._fail(verdict_events.gave_up(verdict, furthest, attempts, last_words))
+        wait = policies.restart_pause(attempts, self._settings)
+        if verdict.hanging:
+            wait = max(wait, self._settings.grace)
+            for host in self._roster.views:
+                if host.hello is not None and host.died is None:
+                    self._around.group.dump_stacks(host.rank)
         ranks = tuple(host.rank for host in verdict.culprits)
-        return self._recover(verdict, verdict.cause, ranks, verdict.reason)
+        return self._recover(
+            verdict.cause, ranks, verdict.reason, wait=wait, stacks_awaited=verdict.hanging
+        )
 
     def _recover(
-        self, verdict: Lost | OverLimits, cause: str, culprits: Sequence[int], reason: str
+        self,
+        cause: str,
+        culprits: Sequence[int],
+        reason: str,
+        *,
+        wait: float = 0.0,
+        stacks_awaited: bool = False,
     ) -> State:
-        now = self._now()
-        wait = 0.0
-        if isinstance(verdict, Lost):
-            wait = policies.restart_pause(self._restarts_in_a_row, self._settings)
-            if verdict.hanging:
-                wait = max(wait, self._settings.grace)
-                for host in self._roster.views:
-                    if host.hello is not None and host.died is None:
-                        self._around.group.dump_stacks(host.rank)
-        self.restarts += 1
+        now, step = self._now(), self.progress.step
+        self.restarts.total += 1
         self._around.ledger.enter("recovering", now, spent_as="recovering")
-        self._record(
-            events.Recovering(cause, culprits, reason, self.progress.step, self._restarts_in_a_row)
-        )
-        return states.Recovering(since=now, until=now + wait, verdict=verdict)
+        self._record(events.Recovering(cause, culprits, reason, step, self.restarts.in_a_row))
+        if not stacks_awaited:
+            self._around.group.kill_all()
+        return states.Recovering(since=now, until=now + wait)
+
+    def _skip_checkpoint(self, error: Exception, state: Waiting) -> bool:
+        """Set a checkpoint aside that cannot be restored; False if it is not that, or the last."""
+        if not isinstance(error, CheckpointError) or not isinstance(state, states.Restoring):
+            return False
+        if not set(self._around.committed()) - {state.step} or state.step is None:
+            return False
+        self._around.group.kill_all()
+        self._around.set_aside(state.step)
+        self._record(events.CheckpointSkipped(state.step, str(error)))
+        return True
 
     def _replan(self, verdict: OverLimits) -> bool:
         """Make a plan with room for the batch that did not fit; False if that cannot help."""
-        error, fixed = verdict.error, self.config.fixed_limits
-        raised = policies.raise_limits(self.progress.observed, error)
-        if raised is None or error.stack in fixed or self.plan is None:
+        overflows, fixed = verdict.error.overflows, self.config.fixed_limits
+        known = policies.observe_overflow(self.progress.observed, verdict.error)
+        by_hand = any(overflow.stack in fixed for overflow in overflows)
+        if known is None or by_hand or self.plan is None:
             return False
-        self.progress.observed = raised
+        self.progress.observed = known
         version = self.plan.version + 1
-        self._record(
-            events.Replanned(version, error.stack, error.limit, error.allowed, error.observed)
-        )
-        self._make_plan(version)
+        for over in overflows:
+            self._record(
+                events.Replanned(version, over.stack, over.limit, over.allowed, over.observed)
+            )
+        self._make_plan(self.plan, version)
         return True
 
     def _fail(self, error: Exception) -> State:
@@ -382,13 +387,7 @@ class Controller:
         return state(since=self._now())
 
     def _last_words(self) -> dict[int, str]:
-        """What is last known of every host, with the end of its log."""
-        words = self._roster.last_words(self._now())
-        for rank in words:
-            said = self._around.group.last_words(rank)
-            if said:
-                words[rank] = f"{words[rank]}; its log ends: {said}"
-        return words
+        return self._roster.last_words(self._now(), self._around.group.last_words)
 
     def _record(self, event: events.Event) -> None:
         self._around.journal.record(event)

@@ -17,26 +17,22 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from orchestrator import events, states
+from orchestrator.cluster import open_hosts
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config, make_config
 from orchestrator.controller import Controller
 from orchestrator.events import Journal, Sink
 from orchestrator.goodput import Ledger
-from orchestrator.leases import Schedule
 from orchestrator.observe import Console, EventFile, MetricsFile, PlanFiles, StackFiles, TensorBoard
 from orchestrator.planning import LaunchPlanner, Plan
-from orchestrator.ray_session import RaySession
-from orchestrator.run_folder import RunFolder, default_run_folder, read_history
+from orchestrator.run_folder import Identity, RunFolder, default_run_folder, read_history
+from orchestrator.schedule import Schedule
 from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary
 from orchestrator.surroundings import Surroundings
-
-if TYPE_CHECKING:
-    from workers.program import Program
-    from workers.protocol import RunSpec
 
 __all__ = ["Driver"]
 
@@ -112,6 +108,7 @@ class Driver:
             self.close()
 
     def _fit(self, ledger: Ledger) -> Summary:
+        from workers.checkpoint import committed_steps
         from workers.launch import check_inputs, resolve_data
         from workers.program import load_program
 
@@ -126,13 +123,13 @@ class Driver:
         program = load_program(config.program, config.parameters, run.total_steps)
 
         folder = self._open.enter_context(RunFolder(path, resume=self._resume))
-        fingerprint, identity = program.fingerprint(), config.identity(data)
+        identity = Identity(program.fingerprint(), inputs.fingerprint, config.identity(data))
         if folder.resumed:
-            folder.check_identity(fingerprint, identity)
+            folder.check_identity(identity)
             finished = folder.finished_summary(schedule.total_steps)
             if finished is not None:
                 return finished
-        folder.write_identity(fingerprint, identity, config.to_yaml())
+        folder.write_identity(identity, config.to_yaml())
 
         journal = Journal(list(self._sinks(folder)))
         journal.record(
@@ -145,37 +142,25 @@ class Driver:
                 total_steps=schedule.total_steps,
             )
         )
-        controller = self._controller(folder, program, run, schedule, journal, ledger)
-        return self._lead(controller, folder, program.name, ledger)
-
-    def _controller(
-        self,
-        folder: RunFolder,
-        program: Program,
-        run: RunSpec,
-        schedule: Schedule,
-        journal: Journal,
-        ledger: Ledger,
-    ) -> Controller:
-        from workers.checkpoint import committed_steps
-
-        config = self.config
         ledger.enter("launching", time.monotonic())
-        self._open.enter_context(RaySession(config.cluster, config.hosts))
-        from orchestrator.hosts.ray_hosts import RayHosts
-
-        group = RayHosts(run, config.cluster, pulse_interval=config.failures.pulse_interval)
-        self._open.callback(group.close)
         around = Surroundings(
-            group=group,
+            group=open_hosts(run, config, self._open),
             planner=LaunchPlanner(program, run, config.hosts, config.fixed_limits),
             committed=lambda: committed_steps(folder.checkpoints),
+            set_aside=folder.set_checkpoint_aside,
             journal=journal,
             ledger=ledger,
             clock=time.monotonic,
         )
-        history = read_history(folder.path / "events.jsonl")
-        return Controller(config, schedule, around, history=history, plan=_newest_plan(folder))
+        controller = Controller(
+            config,
+            schedule,
+            around,
+            data=inputs.fingerprint,
+            history=read_history(folder.path / "events.jsonl"),
+            plan=_newest_plan(folder),
+        )
+        return self._lead(controller, folder, program.name, ledger)
 
     def _lead(
         self, controller: Controller, folder: RunFolder, program: str, ledger: Ledger
@@ -206,16 +191,20 @@ class Driver:
         return summary
 
     def _sinks(self, folder: RunFolder) -> Iterator[Sink]:
-        """The run folder's files, closed with the driver, and the console."""
+        """The run folder's files, closed with the driver, and the console.
+
+        The file of events comes after the others, so that whatever it tells of is in them already
+        when the driver is killed in between; what they hold beyond it is redone on resume.
+        """
+        yield PlanFiles(folder.path)
+        yield StackFiles(folder.path)
         for sink in (
-            EventFile(folder.path / "events.jsonl"),
             MetricsFile(folder.path / "metrics.jsonl"),
             TensorBoard(folder.path / "tensorboard"),
+            EventFile(folder.path / "events.jsonl"),
         ):
             self._open.callback(sink.close)
             yield sink
-        yield PlanFiles(folder.path)
-        yield StackFiles(folder.path)
         if not self._quiet:
             console = Console()
             self._open.callback(console.close)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from workers.protocol import Observed
 
 __all__ = [
+    "CheckpointSkipped",
     "CheckpointStarted",
     "Evaluated",
     "Event",
@@ -40,6 +41,7 @@ __all__ = [
     "RunStarted",
     "Sink",
     "StacksDumped",
+    "StepsUnrecorded",
     "StopRequested",
     "Surveyed",
     "as_record",
@@ -115,6 +117,8 @@ class PlanMade(Event):
     kind: ClassVar[str] = "plan_made"
     version: int
     hash: str
+    limits: Any
+    """What ``limits`` is set to in the configuration."""
     plan: str = field(metadata=_UNLOGGED)
     """The plan's JSON."""
 
@@ -142,6 +146,18 @@ class Restored(Event):
 
     kind: ClassVar[str] = "restored"
     step: int
+
+
+@dataclass(frozen=True)
+class StepsUnrecorded(Event):
+    """The checkpoint that is restored holds the steps [first, last), but their losses are lost.
+
+    The driver died before it heard of them, and there is no older checkpoint to run them again.
+    """
+
+    kind: ClassVar[str] = "steps_unrecorded"
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -173,6 +189,15 @@ class CheckpointStarted(Event):
 
     kind: ClassVar[str] = "checkpoint_started"
     step: int
+
+
+@dataclass(frozen=True)
+class CheckpointSkipped(Event):
+    """The checkpoint of this step could not be restored and is set aside; an older one is tried."""
+
+    kind: ClassVar[str] = "checkpoint_skipped"
+    step: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -260,7 +285,7 @@ class Recovering(Event):
 
 @dataclass(frozen=True)
 class Replanned(Event):
-    """A batch did not fit; a plan with higher limits takes over."""
+    """A batch did not fit; a plan with higher limits takes over. One event for each limit."""
 
     kind: ClassVar[str] = "replanned"
     version: int

@@ -21,7 +21,7 @@ class Plan(Protocol):
 
     @property
     def version(self) -> int:
-        """Counts the plans of a run from 1."""
+        """Counts the plans of a run from 0."""
         ...
 
     @property
@@ -84,7 +84,7 @@ class LaunchPlanner:
             self._program,
             self._run,
             self._hosts,
-            observed=observed or None,
+            observed=observed,
             previous=previous,
             version=version,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from orchestrator.leases import Schedule
-from orchestrator.policies.limits import merge_observed
+from orchestrator.policies import evaluation_due
+from orchestrator.schedule import Schedule
 from workers.metrics import BinaryMetrics
-from workers.protocol import LeaseDone, Observed
+from workers.protocol import LeaseDone, Observed, merge_observed
 
 __all__ = ["History", "Progress", "mean_seconds"]
 
@@ -26,6 +27,8 @@ class History:
     """(first, last, examples) of the leases that led to the present state, in order."""
     evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Figures of the test split by step."""
+    limits: Any = "auto"
+    """What ``limits`` was set to when the newest plan was made, as JSON values."""
 
 
 class Progress:
@@ -58,6 +61,21 @@ class Progress:
     def examples(self) -> int:
         """Real samples on the way to the present state, each pass counted."""
         return sum(examples for _, _, examples in self._leases)
+
+    @property
+    def recorded(self) -> int:
+        """Steps whose losses are on record, on the way to the present state or beyond it."""
+        return max((last for _, last, _ in self._leases), default=0)
+
+    @property
+    def evaluation_missing(self) -> bool:
+        """Whether the present state is to be evaluated and has not been yet."""
+        return evaluation_due(self.schedule, self.step) and self.step not in self.evaluations
+
+    @property
+    def complete(self) -> bool:
+        """Whether all steps are done and nothing is left to evaluate."""
+        return self.step >= self.schedule.total_steps and not self.evaluation_missing
 
     @property
     def train_metrics(self) -> BinaryMetrics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,11 +88,6 @@ class Roster:
         """The answers that have come, by rank; of the type that was expected."""
         return [view.reply for view in self._views if view.reply is not None]
 
-    @property
-    def alive(self) -> int:
-        """Hosts that have started and not died."""
-        return sum(view.hello is not None and view.died is None for view in self._views)
-
     def expect(self, reply_type: type) -> None:
         """Forget the answers: a command was sent that is answered with this type."""
         self._expected = reply_type
@@ -125,9 +120,14 @@ class Roster:
                 return
         self._views[observation.rank] = view
 
-    def last_words(self, now: float) -> dict[int, str]:
-        """What was last known of every host, by rank."""
-        return {view.rank: view.last_words(now) for view in self._views}
+    def last_words(self, now: float, log_of: Callable[[int], str]) -> dict[int, str]:
+        """What was last known of every host, by rank, with the end of its log."""
+        words = {view.rank: view.last_words(now) for view in self._views}
+        logs = {rank: log_of(rank) for rank in words}
+        return {
+            rank: f"{said}; its log ends: {logs[rank]}" if logs[rank] else said
+            for rank, said in words.items()
+        }
 
 
 def _named(error: Exception) -> str:

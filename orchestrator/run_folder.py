@@ -8,7 +8,7 @@ Each file is whole at any moment, so a killed run can be read and resumed:
     events.jsonl              what happened, one JSON object a line
     metrics.jsonl             loss of every step, figures of every evaluation
     summary.json              what the run came to
-    checkpoints/              written by the hosts
+    checkpoints/              written by the hosts; <step>.unreadable is one that was set aside
     tensorboard/              curves
     logs/  stacks/            what the hosts wrote to their output; stacks of hosts that hung
     lock                      held by the driver while it runs
@@ -16,6 +16,7 @@ Each file is whole at any moment, so a killed run can be read and resumed:
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -23,6 +24,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,9 +34,11 @@ from orchestrator.json_lines import read_lines, replace_text, to_json
 from orchestrator.progress import History
 from orchestrator.summary import Summary
 
-__all__ = ["RunFolder", "default_run_folder", "read_history"]
+__all__ = ["Identity", "RunFolder", "default_run_folder", "read_history"]
 
 _LOCK = "lock"
+_DRAFT = re.compile(r"\..+\.new")
+"""What a process that was killed while it wrote a file leaves; no part of the run."""
 _PLAN = re.compile(r"plan-(\d+)\.json")
 
 
@@ -48,6 +52,18 @@ def default_run_folder(program: str, parent: Path = Path("runs")) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What must stay the same when a run is resumed."""
+
+    program: str
+    """Fingerprint of the program's code and parameters."""
+    data: str
+    """Fingerprint of the data's files and row groups."""
+    config: Mapping[str, Any]
+    """``RunConfig.identity``: the values of the configuration that matter."""
+
+
 class RunFolder:
     """A run's folder, locked for this process until it is closed.
 
@@ -56,8 +72,8 @@ class RunFolder:
         resume: Whether to go on with the run that it holds.
 
     Raises:
-        RunFolderError: The folder cannot be made, is in use, holds something and ``resume`` is
-            false, or ``resume`` is true and it holds no run.
+        RunFolderError: The folder cannot be made or locked, is in use, holds something and
+            ``resume`` is false, or ``resume`` is true and it holds something else than a run.
 
     Attributes:
         path: Absolute path of the folder.
@@ -77,7 +93,11 @@ class RunFolder:
             ) from error
         try:
             self._take_lock()
-            content = sorted(item.name for item in self.path.iterdir() if item.name != _LOCK)
+            content = sorted(
+                item.name
+                for item in self.path.iterdir()
+                if item.name != _LOCK and not _DRAFT.fullmatch(item.name)
+            )
             self.resumed = bool(content)
             self._check_content(content, resume)
         except BaseException:
@@ -106,18 +126,15 @@ class RunFolder:
         """Where the hosts write checkpoints."""
         return self.path / "checkpoints"
 
-    def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
+    def check_identity(self, identity: Identity) -> None:
         """Make sure that the run in the folder is the one that is to go on.
 
-        Args:
-            fingerprint: Of the program's code and parameters.
-            identity: ``RunConfig.identity`` of the present configuration.
-
         Raises:
-            RunFolderError: A value differs; the message names the key and both values.
+            RunFolderError: Something differs; the message names it and both values.
         """
-        stored = json.loads((self.path / "identity.json").read_text(encoding="utf-8"))
-        before, now = stored["config"], json.loads(to_json(identity))
+        text = (self.path / "identity.json").read_text(encoding="utf-8")
+        stored, now = Identity(**json.loads(text)), json.loads(to_json(identity.config))
+        before = stored.config
         differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if differing:
             said = "; ".join(
@@ -127,25 +144,52 @@ class RunFolder:
                 f"cannot resume the run in {self.path} with another configuration: {said}; set "
                 "it back, or start a new run with another --run-dir"
             )
-        if stored["program_fingerprint"] != fingerprint:
+        if stored.program != identity.program:
             raise RunFolderError(
                 f"cannot resume the run in {self.path}: the program's fingerprint was "
-                f"{stored['program_fingerprint']!r} and is now {fingerprint!r}, so the program has "
+                f"{stored.program!r} and is now {identity.program!r}, so the program has "
                 "changed since; go back to that version, or start a new run with another --run-dir"
             )
+        if stored.data != identity.data:
+            raise RunFolderError(
+                f"cannot resume the run in {self.path}: the fingerprint of its data was "
+                f"{stored.data!r} and is now {identity.data!r}, so files or row groups of "
+                f"{now.get('data')} have changed since; put them back, or start a new run with "
+                "another --run-dir"
+            )
 
-    def write_identity(self, fingerprint: str, identity: Mapping[str, Any], config: str) -> None:
-        """Write down what the run is.
+    def write_identity(self, identity: Identity, config: str) -> None:
+        """Write down what the run is; from here on the folder holds a run that can be resumed.
 
         Args:
-            fingerprint: Of the program.
-            identity: ``RunConfig.identity``.
+            identity: What must stay the same.
             config: The resolved configuration as YAML.
         """
-        self.checkpoints.mkdir(exist_ok=True)
-        replace_text(self.path / "config.yaml", [config])
-        text = to_json({"program_fingerprint": fingerprint, "config": identity}, indent=2)
+        text = to_json(dataclasses.asdict(identity), indent=2)
         replace_text(self.path / "identity.json", [text, "\n"])
+        replace_text(self.path / "config.yaml", [config])
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def set_checkpoint_aside(self, step: int) -> None:
+        """Rename a checkpoint that cannot be restored, so that another of its step can be saved.
+
+        Only while no host is running, as hosts remember what they have seen in the folder.
+
+        Raises:
+            RunFolderError: It cannot be renamed.
+        """
+        aside = self.checkpoints / f"{step}.unreadable"
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = self.checkpoints / f"{step}.unreadable-{number}"
+        try:
+            (self.checkpoints / str(step)).rename(aside)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot set the unreadable checkpoint of step {step} in {self.checkpoints} "
+                f"aside: {error.strerror}; remove it by hand, and resume the run"
+            ) from error
 
     def finished_summary(self, total_steps: int) -> Summary | None:
         """The summary of a run that has done all of its steps, else None."""
@@ -171,6 +215,12 @@ class RunFolder:
                 f"the run's folder {self.path} is in use by {holder or 'another process'}; wait "
                 "for it to end, or choose another with --run-dir"
             ) from None
+        except OSError as error:
+            raise RunFolderError(
+                f"the file system of {self.path} cannot lock files ({error.strerror}): mount it "
+                "with locks (for NFS, with its lock service running), or choose a folder on "
+                "another file system with --run-dir"
+            ) from error
         os.ftruncate(self._lock, 0)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         text = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
@@ -195,6 +245,7 @@ class RunFolder:
 def read_history(events: Path) -> History:
     """What earlier drivers left behind, from their ``events.jsonl``."""
     launches = restarts = furthest = 0
+    limits: Any = "auto"
     leases: list[tuple[int, int, int]] = []
     evaluations: dict[int, Mapping[str, float]] = {}
     for event in read_lines(events):
@@ -203,6 +254,8 @@ def read_history(events: Path) -> History:
                 launches = max(launches, event["launch"] + 1)
             case "recovering":
                 restarts += 1
+            case "plan_made":
+                limits = event["limits"]
             case "lease_done":
                 furthest = max(furthest, event["last"])
                 if event["last"] > event["first"]:
@@ -212,4 +265,4 @@ def read_history(events: Path) -> History:
             case "restored":
                 leases = [lease for lease in leases if lease[1] <= event["step"]]
                 evaluations = {at: e for at, e in evaluations.items() if at <= event["step"]}
-    return History(launches, restarts, furthest, tuple(leases), evaluations)
+    return History(launches, restarts, furthest, tuple(leases), evaluations, limits)

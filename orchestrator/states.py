@@ -8,7 +8,8 @@
     any of them → Recovering → Launching          a host died, froze, failed or is late
     any of them → Failed                          another try would not help, or too many did not
 
-Surveying is passed over when there is a plan already: after a recovery, and on resume.
+Surveying is passed over when there is a plan already: after a recovery, and on resume, unless
+``limits`` has been changed since.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from orchestrator.planning import Plan
-from orchestrator.policies.failures import Lost, OverLimits
 from workers import protocol
 from workers.protocol import Lease
 
@@ -149,11 +149,13 @@ class Finishing(Waiting):
 
 @dataclass(frozen=True, kw_only=True)
 class Recovering(State):
-    """Something went wrong; at ``until`` all hosts are ended and launched anew."""
+    """Something went wrong; at ``until`` all hosts are launched anew.
+
+    Those that are left are ended at once, or, if their stacks are awaited, at ``until``.
+    """
 
     doing: ClassVar[str] = "recovering"
     until: float
-    verdict: Lost | OverLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,7 @@ class Finished(Ended):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted(Ended):
-    """The run left early because it was asked to."""
+    """The run left before its last step or its last evaluation because it was asked to."""
 
 
 @dataclass(frozen=True, kw_only=True)

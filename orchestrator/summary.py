@@ -79,7 +79,7 @@ class Summary:
             seconds=sum(goodput.values()),
             goodput=dict(goodput),
             metrics=metrics,
-            restarts=controller.restarts,
+            restarts=controller.restarts.total,
             hosts=config.hosts,
             devices=config.devices,
             error=error,

@@ -20,7 +20,8 @@ class Surroundings:
     Attributes:
         group: The hosts.
         planner: Makes plans.
-        committed: Steps of the checkpoints that can be restored.
+        committed: Steps of the committed checkpoints.
+        set_aside: Makes the checkpoint of a step, which cannot be restored, count no more.
         journal: Is told what happens.
         ledger: Is told where time goes.
         clock: Seconds, never going back.
@@ -29,6 +30,7 @@ class Surroundings:
     group: HostGroup
     planner: Planner
     committed: Callable[[], Sequence[int]]
+    set_aside: Callable[[int], None]
     journal: Journal
     ledger: Ledger
     clock: Callable[[], float]

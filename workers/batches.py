@@ -1,8 +1,14 @@
-"""Batches of one split as one host trains or evaluates on them."""
+"""Batches of one split as one host trains or evaluates on them.
+
+    raw_batches                encode                      put
+    row ids → examples    →    CSR-wrapped COO buffers  →  device arrays
+
+The stages run ahead of training: see ``workers.pipeline``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +24,69 @@ from kernels import (
     preprocess_sparse_dense_matmul_input,
 )
 from workers.data.dataset import ExampleReader
+from workers.data.examples import Examples
 from workers.data.order import RowOrder
 from workers.mesh import spread
-from workers.pipeline import Pipeline, RawBatch, raw_batches
+from workers.pipeline import Pipeline
 from workers.protocol import Observed
 from workers.training import DeviceBatch
 
-__all__ = ["BatchSource", "EncodedBatch", "ReadyBatch", "encode", "observe"]
+__all__ = [
+    "BatchSource",
+    "EncodedBatch",
+    "RawBatch",
+    "ReadyBatch",
+    "encode",
+    "observe",
+    "raw_batches",
+]
+
+
+CHUNK_STEPS = 8
+"""Steps whose rows are fetched together: row groups are visited once for all of them."""
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """One host's share of one global batch, before encoding.
+
+    Attributes:
+        step: Step of the run.
+        rows: Row ids, int64 ``[slots]``.
+        examples: The examples in the same order.
+        global_examples: Real samples of the global batch, over all hosts.
+    """
+
+    step: int
+    rows: np.ndarray
+    examples: Examples
+    global_examples: int
+
+
+def raw_batches(
+    order: RowOrder, reader: ExampleReader, slots: tuple[int, int], first: int, last: int
+) -> Iterator[RawBatch]:
+    """This host's share of the steps [first, last) of a run.
+
+    Args:
+        order: Order of the rows.
+        reader: Takes examples by row id.
+        slots: Slots of the global batch that are this host's.
+        first: First step of the run.
+        last: One past the last.
+    """
+    step = first
+    low, high = slots
+    while step < last:
+        epoch, begin = order.position(step)
+        end = min(begin + CHUNK_STEPS, order.steps_per_epoch, begin + last - step)
+        rows = order.batches(epoch, begin, end, slots)
+        examples = reader.take(rows.ravel())
+        width = high - low
+        for index in range(end - begin):
+            share = examples.slice(index * width, (index + 1) * width)
+            yield RawBatch(step, rows[index], share, order.examples_of(begin + index))
+            step += 1
 
 
 @dataclass(frozen=True)
@@ -82,18 +144,6 @@ def observe(statistics: SparseDenseMatmulInputStats, plan: EmbeddingPlan) -> dic
             int(np.max(statistics.required_buffer_size_per_sc[stack])) * sparsecores,
         )
         for stack in statistics.max_ids_per_partition
-    }
-
-
-def merge_observed(
-    first: Mapping[str, Observed], second: Mapping[str, Observed]
-) -> dict[str, Observed]:
-    """The larger values of both, stack by stack."""
-    return {
-        stack: first[stack].merge(second[stack])
-        if stack in first and stack in second
-        else (first.get(stack) or second[stack])
-        for stack in {**first, **second}
     }
 
 

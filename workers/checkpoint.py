@@ -10,6 +10,8 @@ is a number is complete.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,7 @@ class Checkpoints:
     def save(self, step: int, state: TrainState) -> None:
         """Start saving the state after ``step`` steps; returns once it is copied off the devices.
 
-        Waits for a save still under way. Does nothing if the step is committed already.
+        Waits for a save still under way. Does nothing if this step is saved or being saved.
         """
         if step in self._manager.all_steps():
             return
@@ -87,33 +89,29 @@ class Checkpoints:
         )
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """Load a committed checkpoint into the layout of ``like``.
+        """Load a committed checkpoint.
+
+        Args:
+            step: The checkpoint's.
+            like: Shapes and layouts: ``workers.training.abstract_state``.
 
         Raises:
-            CheckpointError: It cannot be read, or was saved under another plan or program.
+            CheckpointError: Its content cannot be read, or is of another plan or program. Errors of
+                the storage or of other hosts are let through: they may pass.
         """
-        try:
+        with _reading(step, self._folder):
             about = self._manager.restore(
                 step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
             )["about"]
-        except Exception as error:
-            raise CheckpointError(
-                f"checkpoint {step} in '{self._folder}' cannot be read: {error}"
-            ) from error
         self._check(step, about)
-        abstract = jax.tree.map(_abstract, (like.tables, _dense(like)))
-        try:
+        with _reading(step, self._folder):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    tables=ocp.args.StandardRestore(abstract[0]),
-                    dense=ocp.args.StandardRestore(abstract[1]),
+                    tables=ocp.args.StandardRestore(like.tables),
+                    dense=ocp.args.StandardRestore(_dense(like)),
                 ),
             )
-        except Exception as error:
-            raise CheckpointError(
-                f"checkpoint {step} in '{self._folder}' cannot be read: {error}"
-            ) from error
         tables, dense = restored["tables"], restored["dense"]
         return TrainState(
             dense["step"], dict(tables), dense["parameters"], dense["optimizer_state"]
@@ -156,8 +154,17 @@ def _dense(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+@contextmanager
+def _reading(step: int, folder: Path) -> Iterator[None]:
+    """Turn what unreadable content raises into CheckpointError."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        if not isinstance(error, FileNotFoundError):
+            raise
+        raise CheckpointError(f"checkpoint {step} in '{folder}' is incomplete: {error}") from error
+    except Exception as error:
+        raise CheckpointError(f"checkpoint {step} in '{folder}' cannot be read: {error}") from error
 
 
 def read_checkpoint(folder: Path, step: int) -> dict[str, np.ndarray]:

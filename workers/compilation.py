@@ -16,14 +16,18 @@ MOST_BYTES = 2 << 30
 """Size beyond which the least recently used compiled programs are thrown away."""
 
 
-def use_compilation_cache() -> Path:
-    """Let JAX keep what it compiles in the user's cache folder; returns where.
+def use_compilation_cache() -> Path | None:
+    """Let JAX keep what it compiles in the user's cache folder; returns where, None if it cannot.
 
     What is compiled for a CPU holds instructions that another may not have, and home folders are
     shared between machines, so each kind of processor has a folder of its own.
     """
     folder = cache_folder() / "compiled" / _processor()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"compiled steps are not kept, as '{folder}' cannot be written: {error}", flush=True)
+        return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -17,37 +17,50 @@ import numpy as np
 import psutil
 from jax.sharding import Mesh
 
-from kernels import EmbeddingPlan, FeatureSpec
+from kernels import EmbeddingPlan, FeatureSpec, SpecError
 from workers import protocol
-from workers.batches import BatchSource, ReadyBatch, encode, merge_observed
+from workers.batches import BatchSource, ReadyBatch, encode, raw_batches
 from workers.checkpoint import About, Checkpoints, committed_steps
 from workers.compilation import use_compilation_cache
 from workers.data.dataset import Dataset, ExampleReader, open_dataset
 from workers.errors import NonFiniteLoss, PlanMismatch
-from workers.launch import TRAIN, make_plan, order_for, planned_specs
+from workers.launch import (
+    TRAIN,
+    data_fingerprint,
+    make_plan,
+    open_splits,
+    order_for,
+    planned_specs,
+    rebuilt,
+)
 from workers.mesh import free_address, join_process_group, leave_process_group, make_mesh
 from workers.metrics import BinaryMetrics
 from workers.phases import Phases
-from workers.pipeline import Pipeline, raw_batches
+from workers.pipeline import Pipeline
 from workers.program import Program, load_program
-from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec
+from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec, merge_observed
 from workers.training import (
     MetricState,
     TrainState,
+    abstract_state,
     empty_metrics,
     initial_state,
     make_evaluation_step,
     make_train_step,
+    metrics_on_host,
 )
 
 __all__ = ["Host"]
 
 SURVEY_BATCHES = 8
-"""Batches a host looks at to propose limits."""
+"""Batches of each split a host looks at to propose limits."""
+
+METRIC_STEPS = 256
+"""Steps of an evaluation after which counts leave the devices, where they are 32-bit floats."""
 
 
 @dataclasses.dataclass
-class Prepared:
+class PlanInForce:
     """What a host builds for one plan."""
 
     plan: EmbeddingPlan
@@ -77,7 +90,7 @@ class Host:
         self._program: Program = load_program(run.program, run.parameters, run.total_steps)
         self._datasets: dict[str, tuple[Dataset, ExampleReader]] = {}
         self._mesh: Mesh | None = None
-        self._prepared: Prepared | None = None
+        self._prepared: PlanInForce | None = None
         self._state: TrainState | None = None
         self._metrics: MetricState | None = None
         self._pipeline: Pipeline | None = None
@@ -160,19 +173,20 @@ class Host:
         return protocol.Joined(rank, jax.local_device_count(), self._mesh.size)
 
     def _survey(self) -> protocol.Surveyed:
-        dataset, reader = self._data(TRAIN)
-        order = order_for(dataset, self._run)
         plan = make_plan(self._program, self._run, self._assignment.hosts, None, None, 0)
         specs = planned_specs(self._program, plan)
         share = self._run.batch_size // self._assignment.hosts
         slots = (self._assignment.rank * share, (self._assignment.rank + 1) * share)
         observed: dict[str, Observed] = {}
-        last = min(SURVEY_BATCHES, order.steps_per_epoch)
-        for raw in raw_batches(order, reader, slots, 0, last):
-            observed = merge_observed(observed, encode(raw, specs, plan).observed)
-        return protocol.Surveyed(
-            self._assignment.rank, dataset.rows, order.steps_per_epoch, observed
-        )
+        for split in open_splits(self._program, self._run.data):
+            dataset, reader = self._data(split)
+            order = order_for(dataset, self._run)
+            last = min(SURVEY_BATCHES, order.steps_per_epoch)
+            for raw in raw_batches(order, reader, slots, 0, last):
+                observed = merge_observed(observed, encode(raw, specs, plan).observed)
+        dataset, _ = self._data(TRAIN)
+        steps = order_for(dataset, self._run).steps_per_epoch
+        return protocol.Surveyed(self._assignment.rank, dataset.rows, steps, observed)
 
     def _prepare(self, plan: EmbeddingPlan) -> protocol.Prepared:
         mesh = _present(self._mesh, "Join")
@@ -181,11 +195,16 @@ class Host:
                 f"host {self._assignment.rank}: the plan is for {plan.topology.devices} devices, "
                 f"but the mesh has {mesh.size}"
             )
-        specs = planned_specs(self._program, plan)
+        try:
+            specs = planned_specs(self._program, plan)
+        except SpecError as error:
+            raise PlanMismatch(
+                f"host {self._assignment.rank} runs another program or run than the driver: {error}"
+            ) from error
         if self._prepared is not None:
             self._close_pipeline()
             self._prepared.checkpoints.close()
-        self._prepared = Prepared(
+        self._prepared = PlanInForce(
             plan=plan,
             specs=specs,
             source=self._source(TRAIN, plan, specs),
@@ -197,15 +216,20 @@ class Host:
             train_step=make_train_step(self._program, specs, plan, mesh),
             evaluation_step=make_evaluation_step(self._program, specs, plan, mesh),
         )
-        return protocol.Prepared(self._assignment.rank, plan.hash)
+        own = rebuilt(self._program, self._run, self._assignment.hosts, plan)
+        data = data_fingerprint(open_splits(self._program, self._run.data))
+        return protocol.Prepared(self._assignment.rank, own.hash, data)
 
     def _restore(self, step: int | None) -> protocol.Restored:
         prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
         self._close_pipeline()
-        state = initial_state(self._program, prepared.plan, prepared.specs, mesh, self._run.seed)
-        if step is not None:
-            state = prepared.checkpoints.restore(step, state)
-        self._state, self._step = state, step or 0
+        self._state = None
+        made_from = (self._program, prepared.plan, prepared.specs, mesh)
+        if step is None:
+            self._state = initial_state(*made_from, self._run.seed)
+        else:
+            self._state = prepared.checkpoints.restore(step, abstract_state(*made_from))
+        self._step = step or 0
         self._metrics = empty_metrics(mesh)
         return protocol.Restored(self._assignment.rank, self._step)
 
@@ -257,15 +281,19 @@ class Host:
         prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
         dataset, _ = self._data(split)
         steps = order_for(dataset, self._run).steps_per_epoch
-        metrics = empty_metrics(mesh)
+        total, metrics = BinaryMetrics.empty(), empty_metrics(mesh)
         pipeline = self._source(split, prepared.plan, prepared.specs).start(0, steps)
         try:
-            for ready in pipeline:
+            for step in range(steps):
+                with self._phases.within("waiting_for_data"):
+                    ready = next(pipeline)
                 metrics = prepared.evaluation_step(self.state, metrics, ready.batch)
                 jax.block_until_ready(metrics)
+                if (step + 1) % METRIC_STEPS == 0 or step + 1 == steps:
+                    total, metrics = total.merge(metrics_on_host(metrics)), empty_metrics(mesh)
         finally:
             pipeline.close()
-        return protocol.Evaluated(self._assignment.rank, split, _to_host(metrics))
+        return protocol.Evaluated(self._assignment.rank, split, total)
 
     def _finish(self) -> protocol.Finished:
         self._close_pipeline()
@@ -284,7 +312,7 @@ class Host:
 
     def _data(self, split: str) -> tuple[Dataset, ExampleReader]:
         if split not in self._datasets:
-            dataset = open_dataset(self._run.data, split)
+            dataset = open_dataset(self._run.data, split, self._program.schema.columns)
             self._datasets[split] = dataset, ExampleReader(dataset, self._program.schema)
         return self._datasets[split]
 
@@ -321,7 +349,7 @@ class Host:
         self._step += 1
 
     def _take_metrics(self) -> BinaryMetrics:
-        taken = _to_host(_present(self._metrics, "Restore"))
+        taken = metrics_on_host(_present(self._metrics, "Restore"))
         self._metrics = empty_metrics(_present(self._mesh, "Join"))
         return taken
 
@@ -330,31 +358,14 @@ class Host:
             return
         file = Path(self._run.run_folder) / "rows" / f"host-{self._assignment.rank}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as lines:
-            for step, rows in trained:
-                lines.write(json.dumps({"step": step, "rows": rows.tolist()}) + "\n")
+        lines = [json.dumps({"step": step, "rows": rows.tolist()}) + "\n" for step, rows in trained]
+        with file.open("a") as out:
+            out.write("".join(lines))
 
     def _close_pipeline(self) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
-
-
-def _to_host(metrics: MetricState) -> BinaryMetrics:
-    """The counts of this host's devices, added up."""
-
-    def local(array: jax.Array) -> np.ndarray:
-        shards = [np.asarray(shard.data, np.float64) for shard in array.addressable_shards]
-        return np.concatenate(shards).sum(axis=0)
-
-    loss, weight, predicted = local(metrics.sums)
-    return BinaryMetrics(
-        local(metrics.positives),
-        local(metrics.negatives),
-        float(loss),
-        float(weight),
-        float(predicted),
-    )
 
 
 def _refuse_non_finite(losses: tuple[float, ...], first: int) -> None:

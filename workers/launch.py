@@ -1,11 +1,12 @@
-"""What the driver asks of this floor before and between launches: data, checks, plans.
+"""From program, data and run to a plan: read from metadata alone, starting no JAX backend.
 
-Runs in the driver's process: reads metadata only, and starts no JAX backend.
+The driver asks for all of it before and between launches; hosts make the same from the same inputs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -18,11 +19,16 @@ from workers.program import Program
 from workers.protocol import Observed, RunSpec
 
 __all__ = [
+    "TEST",
+    "TRAIN",
     "DataSummary",
     "check_inputs",
+    "data_fingerprint",
     "make_plan",
+    "open_splits",
     "order_for",
     "planned_specs",
+    "rebuilt",
     "resolve_data",
     "topology_of",
 ]
@@ -44,9 +50,13 @@ class DataSummary:
     """What the metadata of the data says."""
 
     rows: int
+    """Of the training split."""
     test_rows: int
+    """0 where there is no test split."""
     steps_per_epoch: int
     files: int
+    fingerprint: str
+    """See ``data_fingerprint``."""
 
 
 def topology_of(run: RunSpec, hosts: int) -> Topology:
@@ -99,16 +109,40 @@ def check_inputs(program: Program, run: RunSpec, hosts: int) -> DataSummary:
             f"{run.devices_per_host} devices: it must be a multiple of {topology.sparsecores}; "
             f"the next is {nearest}"
         )
-    train = open_dataset(run.data, TRAIN)
-    check_dataset(train, program.schema)
-    test_rows = 0
-    if has_split(run.data, TEST):
-        test = open_dataset(run.data, TEST)
-        check_dataset(test, program.schema)
-        test_rows = test.rows
-    order = order_for(train, run)
-    files = len({group.file for group in train.row_groups})
-    return DataSummary(train.rows, test_rows, order.steps_per_epoch, files)
+    datasets = open_splits(program, run.data)
+    for dataset in datasets.values():
+        check_dataset(dataset, program.schema)
+    train = datasets[TRAIN]
+    return DataSummary(
+        rows=train.rows,
+        test_rows=datasets[TEST].rows if TEST in datasets else 0,
+        steps_per_epoch=order_for(train, run).steps_per_epoch,
+        files=len({group.file for group in train.row_groups}),
+        fingerprint=data_fingerprint(datasets),
+    )
+
+
+def open_splits(program: Program, data: str) -> dict[str, Dataset]:
+    """The splits the data has, by name; there is always a ``train``.
+
+    Raises:
+        DataError: Data missing, empty, unreadable, or with types that differ between files.
+    """
+    splits = [TRAIN, TEST] if has_split(data, TEST) else [TRAIN]
+    return {split: open_dataset(data, split, program.schema.columns) for split in splits}
+
+
+def data_fingerprint(datasets: Mapping[str, Dataset]) -> str:
+    """16 hexadecimal digits that change when files or their rows do: the order depends on them.
+
+    Covers the names of the files below their folder and the rows of their row groups, not values.
+    """
+    told = [
+        (split, str(group.file.relative_to(dataset.path)), group.index, group.rows)
+        for split, dataset in sorted(datasets.items())
+        for group in dataset.row_groups
+    ]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def make_plan(
@@ -139,3 +173,14 @@ def make_plan(
     floor = previous.limits if previous is not None else dict.fromkeys(roomiest.limits, LEAST)
     plan = roomiest.with_limits(floor).with_raised_limits(observed, headroom=HEADROOM)
     return dataclasses.replace(plan, version=version)
+
+
+def rebuilt(program: Program, run: RunSpec, hosts: int, plan: EmbeddingPlan) -> EmbeddingPlan:
+    """The plan as these inputs give it, with the limits of the one given.
+
+    Equal to it in its hash exactly when both were made from the same program, run and cluster.
+    """
+    own = make_plan(program, run, hosts, None, None, plan.version)
+    if own.limits.keys() != plan.limits.keys():
+        return own
+    return dataclasses.replace(own.with_limits(plan.limits), version=plan.version)

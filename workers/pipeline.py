@@ -1,7 +1,6 @@
-"""From rows in files to batches on devices, in bounded stages that run ahead of training.
+"""A source and stages behind it, in threads that run ahead of whoever consumes the result.
 
-    read + transform          encode                     put
-    row ids → examples   →    CSR-wrapped COO buffers →  device arrays   →  next()
+    source ─queue─► stage ─queue─► stage ─queue─► next()
 
 Each stage is a thread with a bounded queue behind it, so memory is bounded, and its busy seconds
 are counted, so a slow stage can be named.
@@ -13,64 +12,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from workers.data.dataset import ExampleReader
-from workers.data.examples import Examples
-from workers.data.order import PADDING_ROW, RowOrder
-
-__all__ = ["Pipeline", "RawBatch", "raw_batches"]
-
-CHUNK_STEPS = 8
-"""Steps whose rows are fetched together: row groups are visited once for all of them."""
-
-
-@dataclass(frozen=True)
-class RawBatch:
-    """One host's share of one global batch, before encoding.
-
-    Attributes:
-        step: Step of the run.
-        rows: Row ids, int64 ``[slots]``.
-        examples: The examples in the same order.
-        global_examples: Real samples of the global batch, over all hosts.
-    """
-
-    step: int
-    rows: np.ndarray
-    examples: Examples
-    global_examples: int
-
-
-def raw_batches(
-    order: RowOrder, reader: ExampleReader, slots: tuple[int, int], first: int, last: int
-) -> Iterator[RawBatch]:
-    """This host's share of the steps [first, last) of a run.
-
-    Args:
-        order: Order of the rows.
-        reader: Takes examples by row id.
-        slots: Slots of the global batch that are this host's.
-        first: First step of the run.
-        last: One past the last.
-    """
-    step = first
-    low, high = slots
-    while step < last:
-        epoch, begin = order.position(step)
-        end = min(begin + CHUNK_STEPS, order.steps_per_epoch, begin + last - step)
-        all_rows = order.batches(epoch, begin, end)
-        counts = np.count_nonzero(all_rows != PADDING_ROW, axis=1)
-        rows = all_rows[:, low:high]
-        examples = reader.take(rows.ravel())
-        width = high - low
-        for index in range(end - begin):
-            share = examples.slice(index * width, (index + 1) * width)
-            yield RawBatch(step, rows[index], share, int(counts[index]))
-            step += 1
+__all__ = ["Pipeline"]
 
 
 class _Failure:
@@ -147,7 +91,7 @@ class Pipeline:
             started = time.perf_counter()
             try:
                 item = next(source, _END)
-            except Exception as error:
+            except BaseException as error:
                 item = _Failure(error)
             self._seconds["read"] += time.perf_counter() - started
             if not self._put(self._queues[0], item) or item is _END or isinstance(item, _Failure):
@@ -170,7 +114,7 @@ class Pipeline:
                 started = time.perf_counter()
                 try:
                     item = function(item)
-                except Exception as error:
+                except BaseException as error:
                     item, last = _Failure(error), True
                 self._seconds[name] += time.perf_counter() - started
             if not self._put(target, item) or last:

@@ -17,6 +17,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ from workers.data.transforms import DenseTransform, IdTransform
 from workers.errors import ProgramError
 
 __all__ = ["BinaryCrossEntropy", "Feature", "Loss", "Program", "load_program"]
+
+MOST_ROWS = 2**31 - 1
+"""Most rows of a table."""
 
 type Loss = Callable[[jax.Array, jax.Array, Mapping[str, jax.Array]], jax.Array]
 """(logits [n], labels [n], activations {feature: [n, width]}) → loss of every sample [n]."""
@@ -84,7 +88,8 @@ class Program:
         dense: Dense columns, in the order the model sees them.
         label: Column of the label, 0 or 1.
         model: flax module, called with ``({feature: [n, width]}, dense [n, len(dense)])``; returns
-            logits ``[n]``.
+            logits ``[n]``. The last batch of an epoch is filled up with samples of weight 0, which
+            have no ids and dense columns of 0: logits and gradients must be finite for them too.
         optimizer: Updates the model's parameters (the tables have their own).
         loss: Loss of every sample.
         prepare_data: Prepares the program's own data and returns where it is; None if it has none.
@@ -104,6 +109,12 @@ class Program:
         tables = {table.name: table for table in self.tables}
         _refuse_repeats("table", [table.name for table in self.tables])
         _refuse_repeats("feature", [feature.name for feature in self.features])
+        for table in self.tables:
+            if table.vocabulary_size > MOST_ROWS:
+                raise ProgramError(
+                    f"table '{table.name}' has a vocabulary of {table.vocabulary_size}; row ids "
+                    f"are 32-bit numbers, so {MOST_ROWS} is the most: hash into fewer rows"
+                )
         if not self.features:
             raise ProgramError(f"program '{self.name}' has no embedding feature")
         for feature in self.features:
@@ -143,8 +154,8 @@ class Program:
         """Changes when the program does: 16 hexadecimal digits.
 
         Covers what can be told from values: tables, features, transforms, the model's fields and
-        the loss. Code inside functions and the dense optimizer are not covered; the parameters a
-        config gives are compared beside it.
+        the loss, functions by their names. Code inside functions and the dense optimizer are not
+        covered; the parameters a config gives are compared beside it.
         """
         tables = [
             (t.name, t.vocabulary_size, t.embedding_dim, t.combiner, type(t.optimizer).__name__)
@@ -153,7 +164,8 @@ class Program:
         text = repr(
             (self.name, tables, self.features, self.dense, self.label, repr(self.model), self.loss)
         )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        # Addresses differ between processes.
+        return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
 
 
 def load_program(reference: str, parameters: Mapping[str, Any], total_steps: int = 1) -> Program:

@@ -7,7 +7,8 @@ at a time. Beside that, a host can be asked for its pulse at any moment, also wh
     ------                         ----
     (process starts)           →   Hello
     Join(coordinator)          →   Joined          one mesh over all hosts
-    Survey()                   →   Surveyed        rows, steps, limits seen in a sample
+    Survey()                   →   Surveyed        rows, steps, limits seen in a sample; only
+                                                   where there is no plan yet
     Prepare(plan)              →   Prepared        the plan's hash, recomputed from the host's specs
     Restore(step | None)       →   Restored
     RunLease(lease)            →   LeaseDone       … many times
@@ -48,6 +49,7 @@ __all__ = [
     "RunSpec",
     "Survey",
     "Surveyed",
+    "merge_observed",
 ]
 
 
@@ -142,6 +144,15 @@ class Observed:
         )
 
 
+def merge_observed(*observed: Mapping[str, Observed]) -> dict[str, Observed]:
+    """The largest values of all, stack by stack."""
+    merged: dict[str, Observed] = {}
+    for values in observed:
+        for stack, seen in values.items():
+            merged[stack] = merged[stack].merge(seen) if stack in merged else seen
+    return merged
+
+
 @dataclass(frozen=True)
 class Surveyed:
     """What the data and a sample of it hold."""
@@ -163,10 +174,13 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The host is ready for the plan with this hash, recomputed from its own specs."""
+    """The host is ready for a plan."""
 
     rank: int
     plan_hash: str
+    """Hash of the plan as this host makes it from its own specs, with the limits it was sent."""
+    data: str
+    """Fingerprint of the data as this host sees it: see ``workers.planning.data_fingerprint``."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +239,7 @@ class LeaseDone:
     seconds: Mapping[str, float]
     """Wall seconds by kind: ``compiling``, ``waiting_for_data``, ``training``, ``saving``."""
     stages: Mapping[str, float] = field(default_factory=dict)
-    """Busy seconds of the pipeline's stages: ``read``, ``transform``, ``encode``, ``put``."""
+    """Busy seconds of the pipeline's stages: ``read`` (and transform), ``encode``, ``put``."""
 
 
 @dataclass(frozen=True)

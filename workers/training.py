@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kernels import (
     EmbeddingPlan,
@@ -30,17 +31,19 @@ from kernels import (
     tpu_sparse_dense_matmul_grad,
 )
 from workers.mesh import AXIS, everywhere, spread
-from workers.metrics import BINS
+from workers.metrics import BINS, BinaryMetrics
 from workers.program import Program
 
 __all__ = [
     "DeviceBatch",
     "MetricState",
     "TrainState",
+    "abstract_state",
     "empty_metrics",
     "initial_state",
     "make_evaluation_step",
     "make_train_step",
+    "metrics_on_host",
 ]
 
 
@@ -118,6 +121,24 @@ def initial_state(
     return TrainState(step, tables, parameters, optimizer_state)
 
 
+def abstract_state(
+    program: Program,
+    plan: EmbeddingPlan,
+    specs: Mapping[str, FeatureSpec],
+    mesh: Mesh,
+) -> TrainState:
+    """Shapes, types and layouts of the state, for a restore: holds no array."""
+    shapes = jax.eval_shape(lambda: initial_state(program, plan, specs, mesh, seed=0))
+    rows = NamedSharding(mesh, PartitionSpec(AXIS, None))
+
+    def laid(sharding: NamedSharding, tree: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
+
+    return laid(everywhere(mesh), shapes)._replace(tables=laid(rows, shapes.tables))
+
+
 def empty_metrics(mesh: Mesh) -> MetricState:
     """Counts of no sample."""
 
@@ -126,6 +147,23 @@ def empty_metrics(mesh: Mesh) -> MetricState:
         return MetricState(jnp.zeros(bins), jnp.zeros(bins), jnp.zeros((mesh.size, 3)))
 
     return jax.jit(make, out_shardings=spread(mesh))()
+
+
+def metrics_on_host(metrics: MetricState) -> BinaryMetrics:
+    """The counts of this host's devices, added up."""
+
+    def local(array: jax.Array) -> np.ndarray:
+        shards = [np.asarray(shard.data, np.float64) for shard in array.addressable_shards]
+        return np.concatenate(shards).sum(axis=0)
+
+    loss, weight, predicted = local(metrics.sums)
+    return BinaryMetrics(
+        local(metrics.positives),
+        local(metrics.negatives),
+        float(loss),
+        float(weight),
+        float(predicted),
+    )
 
 
 def make_train_step(

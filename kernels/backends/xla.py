@@ -87,7 +87,7 @@ class XlaBackend:
         per_request = (
             jnp.zeros((requests.size, gradients.shape[1]), gradients.dtype)
             .at[entries.slot]
-            .add(per_entry, mode="drop", indices_are_sorted=True)
+            .add(per_entry, mode="drop")
         )
         asked = _exchange(layout, requests)
         rows = _requested_rows(layout, asked, variables.table).reshape(-1)

@@ -2,14 +2,14 @@
 
 from kernels.preprocessing.encode import preprocess_sparse_dense_matmul_input
 from kernels.preprocessing.format import (
-    PADDING_ID,
+    UNUSED_ENTRY,
     PreprocessedInput,
     SparseDenseMatmulInput,
     SparseDenseMatmulInputStats,
 )
 
 __all__ = [
-    "PADDING_ID",
+    "UNUSED_ENTRY",
     "PreprocessedInput",
     "SparseDenseMatmulInput",
     "SparseDenseMatmulInputStats",

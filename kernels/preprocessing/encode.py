@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kernels.errors import SpecError
+from kernels.errors import LimitsExceeded, Overflow, SpecError
 from kernels.preprocessing.flatten import FlatFeature, flatten_feature
 from kernels.preprocessing.format import (
     PreprocessedInput,
@@ -104,9 +104,15 @@ def preprocess_sparse_dense_matmul_input(
         _check_samples(flat, shape)
         stacks[spec.table_spec.stacked_table_spec.stack_name].append(flat)
 
-    arrays: dict[str, EncodedStack] = {
-        name: _encode_stack(members, shape, allow_id_dropping) for name, members in stacks.items()
-    }
+    arrays: dict[str, EncodedStack] = {}
+    overflows: list[Overflow] = []
+    for name, members in stacks.items():
+        try:
+            arrays[name] = _encode_stack(members, shape, allow_id_dropping)
+        except LimitsExceeded as error:
+            overflows += error.overflows
+    if overflows:
+        raise LimitsExceeded(overflows)
     rows = (local_device_count, -1) if has_leading_dimension else (-1,)
     minibatches = np.ones(local_device_count, dtype=np.int32)
     batch = PreprocessedInput(

@@ -19,8 +19,8 @@ asks of that one, each with the sample that wants it and its gain.
 
 Partitions start at multiples of 8 entries. Within one, entries are sorted by local row, then by
 sample; an id that a sample names twice is one entry, with its gains added. ∎ is padding:
-`PADDING_ID` for ids and samples, NaN for gains. Readers must go by the row pointers: other writers
-of this layout leave the unused end of a buffer uninitialised.
+`UNUSED_ENTRY` for ids and samples, NaN for gains. Readers must go by the row pointers: other
+writers of this layout leave the unused end of a buffer uninitialised.
 
 Samples: a device's samples are cut evenly over its SparseCores, feature by feature, and the
 features of a stack follow one another within a SparseCore. So sample ``k`` of a feature's share on
@@ -45,7 +45,7 @@ from kernels.specs import StackedTableSpec
 from kernels.utils import round_up
 
 __all__ = [
-    "PADDING_ID",
+    "UNUSED_ENTRY",
     "PARTITION_ALIGNMENT",
     "PreprocessedInput",
     "SparseDenseMatmulInput",
@@ -56,7 +56,7 @@ __all__ = [
     "theoretical_buffer_size_per_device",
 ]
 
-PADDING_ID: int = 2**31 - 1
+UNUSED_ENTRY: int = 2**31 - 1
 """Embedding id and sample id of an entry that is not used."""
 
 PARTITION_ALIGNMENT: int = 8

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.errors import LimitsExceeded
+from kernels.errors import LimitsExceeded, Overflow
 from kernels.preprocessing.format import (
-    PADDING_ID,
     PARTITION_ALIGNMENT,
+    UNUSED_ENTRY,
     buffer_size_per_device,
     row_pointers_per_sparsecore,
 )
@@ -112,16 +112,16 @@ def pack(
         ("max_ids_per_partition", stack.max_ids_per_partition, int(counts.max())),
         ("max_unique_ids_per_partition", stack.max_unique_ids_per_partition, int(unique.max())),
         (
-            "suggested_coo_buffer_size_per_device",
+            "buffer_size_per_device",
             buffer * shape.per_device,
             int(required.max()) * shape.per_device,
         ),
     )
     ends = counts
-    for limit, allowed, observed in too_large:
-        if observed > allowed and not drop:
-            raise LimitsExceeded(stack.stack_name, limit, allowed, observed)
-    if any(observed > allowed for _, allowed, observed in too_large):
+    overflows = [Overflow(stack.stack_name, *limit) for limit in too_large if limit[2] > limit[1]]
+    if overflows:
+        if not drop:
+            raise LimitsExceeded(overflows)
         within, fits = _kept(first, unique_before, counts, stack, buffer)
         keep = within & fits
         # Every id beyond a limit, but an entry beyond the buffer once: the counts of the peer.
@@ -140,8 +140,8 @@ def pack(
     pointers[:, grid[1] :] = (start + aligned)[:, -1:]
 
     size = shape.sources * buffer
-    embedding_ids = np.full(size, PADDING_ID, dtype=np.int32)
-    sample_ids = np.full(size, PADDING_ID, dtype=np.int32)
+    embedding_ids = np.full(size, UNUSED_ENTRY, dtype=np.int32)
+    sample_ids = np.full(size, UNUSED_ENTRY, dtype=np.int32)
     all_gains = np.full(size, np.nan, dtype=np.float32)
     shift = (start + np.arange(shape.sources)[:, None] * buffer).ravel() - first[:-1]
     position = np.repeat(shift, ends.ravel())

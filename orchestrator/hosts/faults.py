@@ -12,10 +12,11 @@ from workers.protocol import Command, RunLease
 
 __all__ = ["Fault", "FaultKind", "FaultSource", "NoFaults", "RandomFaults", "ScriptedFaults"]
 
-type FaultKind = Literal["die", "freeze", "stall", "raise", "break", "mismatch"]
+type FaultKind = Literal["die", "freeze", "stall", "raise", "break", "mismatch", "other_data"]
 """die: the process is gone, and collectives of the others break. freeze: it stops, pulse and all.
 stall: it stops, but its pulse goes on. raise: its command raises ``error``. break: the collective
-fails on every host, and no process is gone. mismatch: it answers ``Prepare`` with another hash."""
+fails on every host, and no process is gone. mismatch, other_data: it answers ``Prepare`` with
+another hash of the plan, or another fingerprint of the data."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.config import ClusterConfig
@@ -32,7 +33,12 @@ __all__ = ["RayHosts", "host_environment"]
 _JAX_PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}
 _KILL_SECONDS = 10.0
 """Longest wait for killed processes to be gone."""
+_START_SECONDS = 10.0
+"""Longest wait for the start of a task on another node, that kills processes there."""
 _LAST_LINES = 3
+_LONGEST_TEXT = 400
+"""Characters of Ray's words that are kept."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 type _Asked = Literal["command", "pulse", "stacks"]
 
@@ -155,13 +161,14 @@ class RayHosts:
             if member.pid is not None and member.node is not None and not member.dead:
                 by_node.setdefault(member.node, []).append(member.pid)
         here = by_node.pop(self._here, [])
+        elsewhere = [_end_on(node, pids) for node, pids in by_node.items()]
         _kill_processes(here)
-        elsewhere = [_kill_on(node, pids) for node, pids in by_node.items()]
         for member in members:
             ray.kill(member.actor, no_restart=True)
-        if elsewhere:
-            ray.wait(elsewhere, num_returns=len(elsewhere), timeout=_KILL_SECONDS)
         _wait_until_gone(here)
+        if elsewhere:
+            seconds = _START_SECONDS + _KILL_SECONDS
+            ray.wait(elsewhere, num_returns=len(elsewhere), timeout=seconds)
 
     def close(self) -> None:
         """See ``HostGroup.close``."""
@@ -199,18 +206,14 @@ class RayHosts:
             member.pulse_asked = False
         try:
             value = ray.get(reference)
-        except ActorUnavailableError as error:
-            # The host may be alive, but an answer that was lost will not come again.
-            if asked != "command":
-                return None
-            return Raised(rank, HostError("ActorUnavailableError", _short(error), transient=True))
-        except RayActorError as error:
-            if member.dead:
-                return None
-            member.dead = True
-            return Died(rank, _short(error))
         except RayError as error:
-            return Raised(rank, HostError.of(error)) if asked == "command" else None
+            gone = isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError)
+            if gone and not member.dead:
+                member.dead = True
+                return Died(rank, _short(error))
+            # An answer that was lost will not come again, even if the host is alive.
+            lost = asked == "command" and not gone
+            return Raised(rank, _host_error(error)) if lost else None
         match value:
             case (pulse, node):
                 member.pid, member.node = pulse.pid, node
@@ -263,9 +266,16 @@ def _kill_processes(pids: Sequence[int]) -> None:
             continue
 
 
-def _kill_on(node: str, pids: Sequence[int]) -> Any:
+def _end_processes(pids: Sequence[int]) -> None:
+    """Kill processes of this node, and wait until they are gone, but no longer than 10 s."""
+    _kill_processes(pids)
+    _wait_until_gone(pids)
+
+
+def _end_on(node: str, pids: Sequence[int]) -> Any:
+    """``_end_processes`` on another node; the result is ready when it is done."""
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    task = ray.remote(_kill_processes).options(
+    task = ray.remote(_end_processes).options(
         num_cpus=0, max_retries=0, scheduling_strategy=strategy
     )
     return task.remote(list(pids))
@@ -289,11 +299,25 @@ def _exists(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+def _host_error(error: RayError) -> HostError:
+    """What Ray says instead of an answer.
+
+    An exception out of the actor's code would only come again. All else is the cluster's trouble
+    (an object or its owner is lost, a worker crashed, memory ran out) and may pass.
+    """
+    transient = not isinstance(error, RayTaskError)
+    return HostError(type(error).__name__, _short(error), transient)
+
+
 def _short(error: Exception) -> str:
-    """Ray's many lines about an actor that is gone, in a few words."""
-    text = " ".join(str(error).split())
+    """Ray's many lines about what went wrong, in a few words.
+
+    The end is kept of a text that is too long: of a traceback it is the cause.
+    """
+    text = " ".join(_COLOUR.sub("", str(error)).split())
     if "connection error code" in text:
         return "its process ended without a word (killed, out of memory, or crashed)"
     for mark in ("Worker exit detail: ", "The actor is dead because "):
         text = text.partition(mark)[2] or text
-    return text.partition(". Some common causes")[0][:400]
+    text = text.partition(". Some common causes")[0]
+    return text if len(text) <= _LONGEST_TEXT else f"… {text[-_LONGEST_TEXT:]}"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from kernels.errors import LimitsExceeded
+from kernels.errors import LimitsExceeded, Overflow
 from orchestrator.errors import HostError
 from orchestrator.hosts.faults import Fault, FaultSource, NoFaults
 from orchestrator.hosts.interface import (
@@ -136,8 +137,9 @@ class SimulatedHosts:
             case protocol.Prepare(plan=text):
                 self._phase = "preparing"
                 plan = self._plan = SimulatedPlan(**json.loads(text))
+                data = self._world.data
                 self._carry_out(
-                    command, times.prepare, lambda rank: protocol.Prepared(rank, plan.hash)
+                    command, times.prepare, lambda rank: protocol.Prepared(rank, plan.hash, data)
                 )
             case protocol.Restore(step=step):
                 self._phase = "restoring"
@@ -217,6 +219,10 @@ class SimulatedHosts:
         self._world.committed = sorted({*self._world.committed, *due})[-3:]
         return tuple(self._world.committed)
 
+    def set_aside(self, step: int) -> None:
+        """Forget a committed checkpoint."""
+        self._world.committed.remove(step)
+
     # How a command is carried out.
 
     def _run_lease(self, command: protocol.RunLease, lease: protocol.Lease) -> None:
@@ -232,9 +238,10 @@ class SimulatedHosts:
         duration = compiling + len(steps) * times.step
         too_much = next((s for s in steps if world.needs.get(s, 1) > self._plan.limit), None)
         if too_much is not None:
-            error = LimitsExceeded(
+            overflow = Overflow(
                 STACK, "max_ids_per_partition", self._plan.limit, world.needs[too_much]
             )
+            error = LimitsExceeded([overflow])
             self._at(self._clock.now + duration, lambda: Raised(self._hosts - 1, error))
             return
         needed = max((world.needs.get(step, 1) for step in steps), default=1)
@@ -274,7 +281,7 @@ class SimulatedHosts:
         if command is not None and not all(self._alive(rank) for rank in range(self._hosts)):
             return
         fault = self._faults.strike(command, self._launch, self._hosts)
-        struck = fault is not None and fault.kind != "mismatch"
+        struck = fault is not None and fault.kind not in ("mismatch", "other_data")
         together = isinstance(command, _COLLECTIVE)
         if fault is not None and struck:
             self._suffer(fault, command, duration, together)
@@ -283,9 +290,11 @@ class SimulatedHosts:
         for rank in range(self._hosts):
             if struck and (together or fault is None or rank == fault.rank):
                 continue
-            answer = Answered(rank, reply(rank))
-            if fault is not None and fault.rank == rank:
-                answer = Answered(rank, protocol.Prepared(rank, "another"))
+            said = reply(rank)
+            if fault is not None and fault.rank == rank and isinstance(said, protocol.Prepared):
+                other = "plan_hash" if fault.kind == "mismatch" else "data"
+                said = replace(said, **{other: "another"})
+            answer = Answered(rank, said)
             self._at(now + duration, lambda answer=answer: answer)
 
     def _suffer(

@@ -52,6 +52,7 @@ class World:
     Attributes:
         steps_per_epoch: Steps of an epoch.
         batch_size: Samples of a step.
+        data: Fingerprint of the data that hosts see.
         needs: By step, the ids a batch needs room for; others need 1.
         committed: Steps of committed checkpoints.
         leases: (launch, first, last) of every lease that was begun.
@@ -60,6 +61,7 @@ class World:
 
     steps_per_epoch: int
     batch_size: int = 64
+    data: str = "data"
     needs: Mapping[int, int] = field(default_factory=dict)
     committed: list[int] = field(default_factory=list)
     leases: list[tuple[int, int, int]] = field(default_factory=list)

@@ -117,6 +117,13 @@ def describe(event: Event) -> str | None:
                 if name in event.metrics
             )
             return f"step {event.step}: {event.split} {figures}"
+        case events.StepsUnrecorded(first=first, last=last):
+            return (
+                f"warning: the losses of the steps {first} to {last - 1} were never recorded, but "
+                f"there is no checkpoint before step {last} to run them again from"
+            )
+        case events.CheckpointSkipped(step=step, reason=reason):
+            return f"warning: the checkpoint of step {step} is skipped and set aside: {reason}"
         case events.Recovering():
             return f"{event.reason}; starting anew from the last checkpoint"
         case events.StopRequested():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.policies.checkpointing import checkpoint_to_restore, save_due
 from orchestrator.policies.failures import Fatal, Lost, OverLimits, Verdict, judge, restart_pause
 from orchestrator.policies.leasing import evaluation_due, next_lease, saving_lease
-from orchestrator.policies.limits import merge_observed, raise_limits
+from orchestrator.policies.limits import observe_overflow
 
 __all__ = [
     "Fatal",
@@ -15,9 +15,8 @@ __all__ = [
     "checkpoint_to_restore",
     "evaluation_due",
     "judge",
-    "merge_observed",
     "next_lease",
-    "raise_limits",
+    "observe_overflow",
     "restart_pause",
     "save_due",
     "saving_lease",

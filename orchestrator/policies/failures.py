@@ -3,13 +3,14 @@
 When one host dies or hangs, the others fail too: their collectives break, or wait for ever. So what
 is seen first is often a consequence. In order of belief, the root cause is:
 
-1. an error that will come again (the user's data or program, a mismatch of plans): give up;
-2. limits that were too small: plan again;
+1. limits that were too small: plan again;
+2. an error that will come again (the user's data or program, a mismatch of plans): give up;
 3. a process that is gone;
 4. a host whose pulse has stopped;
-5. an error that another's trouble may have caused: believed only after a grace period in which
-   none of the above showed itself;
-6. a deadline that passed while all pulses were fresh: the host that lags behind.
+5. an error that another's trouble may have caused, that of a checkpoint among them as all hosts
+   read it together: believed only after a grace period in which none of the above showed itself;
+6. a deadline that passed while all pulses were fresh: the host that lags behind, or all that are
+   missing if none does.
 """
 
 from __future__ import annotations
@@ -18,19 +19,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kernels.errors import EmberayError, LimitsExceeded
+from kernels.errors import EmberayError, LimitsExceeded, Overflow
 from orchestrator.config import FailureConfig
 from orchestrator.errors import HostError
 from orchestrator.roster import HostView
+from workers.errors import CheckpointError
 
 __all__ = ["Fatal", "Lost", "OverLimits", "Verdict", "judge", "restart_pause"]
 
 _LONGEST_PAUSE = 30.0
 
 
+_TOGETHER = ("joining", "restoring", "training", "evaluating", "finishing")
+"""Phases in which a host may be waiting for the others."""
+
+
 @dataclass(frozen=True)
 class Fatal:
-    """An error that another try would only repeat."""
+    """An error that another try of the same would only repeat."""
 
     culprit: HostView
     error: Exception
@@ -42,6 +48,7 @@ class OverLimits:
 
     culprit: HostView
     error: LimitsExceeded
+    """Holds the overflows of all hosts that have reported some."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,10 @@ def judge(
         settings: Deadlines and grace.
     """
     raised = [host for host in hosts if host.error is not None]
+    over = [host for host in raised if isinstance(host.error, LimitsExceeded)]
+    if over:
+        return OverLimits(over[0], _all_overflows(over))
     for host in raised:
-        if isinstance(host.error, LimitsExceeded):
-            return OverLimits(host, host.error)
         if host.error is not None and _will_come_again(host.error):
             return Fatal(host, host.error)
 
@@ -104,6 +112,9 @@ def judge(
         suspects = [h for h in hosts if h.silent_for(now) > _suspicious_silence(settings)]
         if suspects:
             return Lost("frozen", tuple(suspects), _frozen_reason(suspects, doing, now))
+        for host in raised:
+            if isinstance(host.error, CheckpointError):
+                return Fatal(host, host.error)
         culprit = min(raised, key=lambda host: (host.error_at, host.rank))
         return Lost(
             "raised",
@@ -126,7 +137,19 @@ def restart_pause(restarts_in_a_row: int, settings: FailureConfig) -> float:
 def _will_come_again(error: Exception) -> bool:
     if isinstance(error, HostError):
         return not error.transient
-    return isinstance(error, EmberayError)
+    return isinstance(error, EmberayError) and not isinstance(error, CheckpointError)
+
+
+def _all_overflows(hosts: Sequence[HostView]) -> LimitsExceeded:
+    """One error for all hosts; of overflows of the same limit, the largest."""
+    largest: dict[tuple[str, str], Overflow] = {}
+    for host in hosts:
+        if isinstance(host.error, LimitsExceeded):
+            for overflow in host.error.overflows:
+                place = overflow.stack, overflow.limit
+                known = largest.get(place, overflow)
+                largest[place] = max(known, overflow, key=lambda one: one.observed)
+    return LimitsExceeded(list(largest.values()))
 
 
 def _suspicious_silence(settings: FailureConfig) -> float:
@@ -140,10 +163,11 @@ def _frozen_reason(frozen: Sequence[HostView], doing: str, now: float) -> str:
 
 
 def _late(hosts: Sequence[HostView], doing: str) -> Lost:
-    """Name the host that holds the others up: the one that lags behind.
+    """Name the hosts that hold the others up: those that lag behind.
 
     A host that waits in a collective has dispatched its step and says so; the culprit has done
-    fewer steps, or is busy with something else, or has been at it for longest.
+    fewer steps, or is busy with something that it does alone. Where all that are missing are at
+    the same point, nothing tells them apart, and all are named.
     """
     missing = [host for host in hosts if host.reply is None]
     absent = [host for host in missing if host.hello is None]
@@ -154,22 +178,28 @@ def _late(hosts: Sequence[HostView], doing: str) -> Lost:
             f"{_names(absent)} did not start in time (failures.launch_timeout): has the cluster "
             "room for them?",
         )
+    furthest_back = min(map(_reached, missing))
+    culprits = [host for host in missing if _reached(host) == furthest_back]
+    pulse = culprits[0].pulse
+    where = f"{pulse.phase} at step {pulse.step}, with a fresh pulse" if pulse else "not heard of"
+    if len(culprits) == 1:
+        reason = f"{culprits[0].name} held the others up while {doing}: it is {where}"
+    else:
+        reason = (
+            f"{_names(culprits)} did not finish in time while {doing}: they are all {where}, and "
+            "nothing tells which of them held the others up"
+        )
+    return Lost("late", tuple(culprits), reason)
 
-    def lag(host: HostView) -> tuple[int, bool, float, int]:
-        if host.pulse is None:
-            return (-1, False, 0.0, host.rank)
-        waiting = host.pulse.phase == "training"
-        return (host.pulse.step, waiting, -host.pulse.phase_seconds, host.rank)
 
-    culprit = min(missing, key=lag)
-    where = (
-        f"{culprit.pulse.phase} at step {culprit.pulse.step}" if culprit.pulse else "not heard of"
-    )
-    return Lost(
-        "late",
-        (culprit,),
-        f"{culprit.name} held the others up while {doing}: it is {where}, and its pulse is fresh",
-    )
+def _reached(host: HostView) -> tuple[int, int]:
+    """How far a host is: its step, and within it alone, in a collective, or saving what is done."""
+    pulse = host.pulse
+    if pulse is None:
+        return (-1, 0)
+    if pulse.phase == "saving":
+        return (pulse.step, 2)
+    return (pulse.step, 1 if pulse.phase in _TOGETHER else 0)
 
 
 def _names(hosts: Sequence[HostView]) -> str:

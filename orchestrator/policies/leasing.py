@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.leases import Schedule
 from orchestrator.policies.checkpointing import save_due
+from orchestrator.schedule import Schedule
 from workers.protocol import Lease
 
 __all__ = ["evaluation_due", "next_lease", "saving_lease"]
@@ -31,7 +31,7 @@ def evaluation_due(schedule: Schedule, step: int) -> bool:
     """Whether the state at ``step`` is to be evaluated: at ends of epochs, and at the end."""
     if step <= 0 or not schedule.evaluates:
         return False
-    if step == schedule.total_steps:
+    if step >= schedule.total_steps:
         return True
     epochs, rest = divmod(step, schedule.steps_per_epoch)
     return rest == 0 and schedule.evaluate_every > 0 and epochs % schedule.evaluate_every == 0

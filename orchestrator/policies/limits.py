@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from kernels.errors import LimitsExceeded
 from workers.protocol import Observed
 
-__all__ = ["merge_observed", "raise_limits"]
+__all__ = ["observe_overflow"]
 
-_NOTHING = Observed(0, 0, 0)
-_OBSERVED_BY = {field.name.removeprefix("required_"): field.name for field in fields(Observed)}
-"""What is observed for each limit of a plan."""
-
-
-def merge_observed(*parts: Mapping[str, Observed]) -> dict[str, Observed]:
-    """The largest values over several hosts or leases, by table stack."""
-    merged: dict[str, Observed] = {}
-    for part in parts:
-        for stack, observed in part.items():
-            merged[stack] = observed.merge(merged.get(stack, _NOTHING))
-    return merged
+_OBSERVED_BY = {
+    "max_ids_per_partition": "max_ids_per_partition",
+    "max_unique_ids_per_partition": "max_unique_ids_per_partition",
+    "buffer_size_per_device": "required_buffer_size_per_device",
+}
+"""What is observed for each limit: fields of ``kernels.Limits`` to those of ``Observed``."""
 
 
-def raise_limits(
+def observe_overflow(
     known: Mapping[str, Observed], error: LimitsExceeded
 ) -> dict[str, Observed] | None:
-    """What is known after a batch did not fit.
+    """What is known after a batch did not fit, with all of its overflows taken in.
 
     Args:
         known: Largest values seen so far, by table stack; the plan was made from these.
-        error: Which limit of which stack was too small, and what the batch needs.
+        error: Which limits of which stacks were too small, and what the batch needs of each.
 
     Returns:
-        The values to plan with, or None if planning again cannot help: the limit is not one that
-        plans raise, or the plan was made from a value that already covered this batch.
+        The values to plan with, or None if planning again cannot help: the plan was made from
+        values that already covered this batch.
+
+    Example:
+        >>> error = LimitsExceeded([Overflow("user", "max_ids_per_partition", 256, 320)])
+        >>> observe_overflow({"user": Observed(200, 90, 900)}, error)["user"].max_ids_per_partition
+        320
     """
-    name = _OBSERVED_BY.get(error.limit.removeprefix("required_"))
-    before = known.get(error.stack, _NOTHING)
-    if name is None or getattr(before, name) >= error.observed:
-        return None
-    return {**known, error.stack: replace(before, **{name: error.observed})}
+    raised = dict(known)
+    for overflow in error.overflows:
+        name = _OBSERVED_BY[overflow.limit]
+        before = raised.get(overflow.stack, Observed(0, 0, 0))
+        needed = max(getattr(before, name), overflow.observed)
+        raised[overflow.stack] = replace(before, **{name: needed})
+    return None if raised == known else raised

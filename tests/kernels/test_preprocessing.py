@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels.preprocessing.format import PADDING_ID
+from kernels.preprocessing.format import UNUSED_ENTRY
 from kernels.preprocessing.reference import ReferenceFeature, reference_partitions
 from tests.kernels import peer
 from tests.kernels.support import Engine, feature, random_ids, several_features, table
@@ -162,8 +162,8 @@ def test_all_unused_entries_are_padding():
     engine = Engine(specs, 2, 2)
     batch, stats = engine.encode({n: np.full_like(v, -1) for n, v in random_ids(specs, 0).items()})
     (name,) = engine.plan.limits
-    assert (batch.lhs_embedding_ids[name] == PADDING_ID).all()
-    assert (batch.lhs_sample_ids[name] == PADDING_ID).all()
+    assert (batch.lhs_embedding_ids[name] == UNUSED_ENTRY).all()
+    assert (batch.lhs_sample_ids[name] == UNUSED_ENTRY).all()
     assert np.isnan(batch.lhs_gains[name]).all()
     assert (batch.lhs_row_pointers[name] == 0).all()
     assert stats.get_required_buffer_size_per_device(name, 2) == 0
@@ -263,12 +263,30 @@ def test_limits_are_named_when_exceeded():
     for limit, limits, observed in (
         ("max_ids_per_partition", kernels.Limits(32, 64, 64), 64),
         ("max_unique_ids_per_partition", kernels.Limits(64, 8, 64), 64),
-        ("suggested_coo_buffer_size_per_device", kernels.Limits(64, 64, 32), 64),
+        ("buffer_size_per_device", kernels.Limits(64, 64, 32), 64),
     ):
         engine.placed = kernels.apply_plan(engine.plan.with_limits({"tags": limits}), engine.specs)
         with pytest.raises(kernels.LimitsExceeded, match="stack 'tags'") as caught:
             engine.encode(ids)
         assert (caught.value.limit, caught.value.observed) == (limit, observed)
+
+
+def test_all_limits_of_all_stacks_are_named_at_once():
+    specs = {
+        "f": feature("f", table("tags", 100), 16, 4),
+        "g": feature("g", table("more", 100, combiner="mean"), 16, 1),
+    }
+    engine = Engine(specs, 1)
+    tight = engine.plan.with_limits(
+        {"tags": kernels.Limits(32, 8, 8), "more": kernels.Limits(8, 8, 8)}
+    )
+    engine.placed = kernels.apply_plan(tight, engine.specs)
+    with pytest.raises(kernels.LimitsExceeded) as caught:
+        engine.encode({"f": np.arange(64).reshape(16, 4), "g": np.arange(16)[:, None]})
+    fields = ("max_ids_per_partition", "max_unique_ids_per_partition", "buffer_size_per_device")
+    expected = {(stack, limit) for stack in ("tags", "more") for limit in fields}
+    assert {(o.stack, o.limit) for o in caught.value.overflows} == expected
+    assert {o.observed for o in caught.value.overflows} == {64, 16}
 
 
 def test_statistics_can_be_read_and_set_per_device():

@@ -91,9 +91,12 @@ def test_quantization_is_checked():
 
 
 def test_errors_pickle_and_are_value_errors():
-    error = kernels.LimitsExceeded("users", "max_ids_per_partition", 256, 320)
+    overflow = kernels.Overflow("users", "max_ids_per_partition", 256, 320)
+    error = kernels.LimitsExceeded([overflow, kernels.Overflow("items", "x", 1, 2)])
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error)
+    assert again.overflows == error.overflows
+    assert (error.stack, error.limit, error.allowed) == ("users", "max_ids_per_partition", 256)
     assert again.observed == 320
     assert issubclass(kernels.SpecError, ValueError)
     assert issubclass(kernels.SpecError, kernels.EmberayError)

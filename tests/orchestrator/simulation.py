@@ -11,8 +11,8 @@ from orchestrator.events import Journal
 from orchestrator.goodput import Ledger
 from orchestrator.hosts.simulated import SimulatedHosts
 from orchestrator.hosts.simulated_world import FakeClock, SimulatedPlanner, World
-from orchestrator.leases import Schedule
 from orchestrator.progress import History
+from orchestrator.schedule import Schedule
 from orchestrator.surroundings import Surroundings
 
 STEPS_PER_EPOCH = 50
@@ -78,12 +78,15 @@ def simulate(faults=None, *, needs=None, world=None, times=None, history=None, p
         group=group,
         planner=SimulatedPlanner(),
         committed=group.committed,
+        set_aside=group.set_aside,
         journal=Journal([lambda time, event: log.append((clock.now, event))]),
         ledger=ledger,
         clock=clock,
     )
     schedule = Schedule.of(checked, world.steps_per_epoch)
-    controller = Controller(checked, schedule, around, history=history or History(), plan=plan)
+    controller = Controller(
+        checked, schedule, around, data="data", history=history or History(), plan=plan
+    )
     run = Run(controller, group, world, clock, ledger, log)
     run.step()
     return run
@@ -98,6 +101,6 @@ def check_finished(run, total=2 * STEPS_PER_EPOCH):
     assert run.world.committed[-1] == total
     ends = range(STEPS_PER_EPOCH, total + 1, STEPS_PER_EPOCH)
     assert sorted(run.controller.progress.evaluations) == list(ends)
-    assert run.controller.restarts == len(run.of(events.Recovering))
+    assert run.controller.restarts.total == len(run.of(events.Recovering))
     launches = [event.launch for event in run.of(events.Launching)]
     assert launches == list(range(launches[0], launches[0] + len(launches)))

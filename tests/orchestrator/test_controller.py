@@ -3,12 +3,12 @@ import itertools
 import pytest
 from simulation import check_finished, simulate
 
-from kernels.errors import LimitsExceeded
+from kernels.errors import LimitsExceeded, Overflow
 from orchestrator import events, states
 from orchestrator.errors import HostError, RunFailed
 from orchestrator.hosts.faults import Fault, ScriptedFaults
-from orchestrator.hosts.simulated_world import SimulatedPlan, Times, World
-from orchestrator.progress import History
+from orchestrator.hosts.interface import Raised
+from orchestrator.hosts.simulated_world import SimulatedPlan, Times
 from workers.errors import CheckpointError, DataError, NonFiniteLoss, PlanMismatch
 
 
@@ -27,7 +27,7 @@ def test_an_undisturbed_run_does_each_step_once_with_leases_up_to_each_mark():
         "launching", *["host_started"] * 4, "mesh_joined", "surveyed", "plan_made",
         "plan_confirmed", "restoring", "restored", "lease_done",
     ]  # fmt: skip
-    assert run.controller.restarts == 0
+    assert run.controller.restarts.total == 0
     assert run.log[-1][1] == events.Finished(95)
 
 
@@ -68,7 +68,7 @@ def test_one_fault_at_any_point_is_survived(during, kind):
     run = simulate(ScriptedFaults([Fault(kind, 2, during=during, position=0.9)]))
     run.to_end()
     check_finished(run)
-    assert run.controller.restarts == 1
+    assert run.controller.restarts.total == 1
     (recovering,) = run.of(events.Recovering)
     alone = ("Launch", "Survey", "Prepare")
     if kind in ("die", "freeze", "raise") or during in (*alone, "RunLease"):
@@ -111,8 +111,6 @@ def test_errors_before_the_pulse_deadline_do_not_hide_a_frozen_host():
     while not any(event.kind == "lease_done" and event.last == 40 for _, event in run.log):
         run.step()
     now = run.clock.now
-    from orchestrator.hosts.interface import Raised
-
     broken = HostError("JaxRuntimeError", "timed out", transient=True)
     run.group._at(now + 12.0, lambda: Raised(0, broken))
     run.to_end()
@@ -188,7 +186,7 @@ def test_a_mismatch_of_plans_names_the_host_and_is_not_retried():
     assert isinstance(state.error, PlanMismatch)
     assert "host 2 built plan another" in str(state.error)
     assert not run.world.leases
-    assert run.controller.restarts == 0
+    assert run.controller.restarts.total == 0
 
 
 @pytest.mark.parametrize(
@@ -203,7 +201,7 @@ def test_errors_that_would_come_again_end_the_run_as_they_are(error):
     run = simulate(ScriptedFaults([Fault("raise", 1, step=12, error=error)]))
     state = run.to_end()
     assert state.error is error
-    assert run.controller.restarts == 0
+    assert run.controller.restarts.total == 0
     failed = run.of(events.Failed)[0]
     assert failed.error_type == type(error).__name__
 
@@ -215,7 +213,7 @@ def test_a_mistake_in_code_ends_the_run_and_shows_where():
     assert isinstance(state.error, RunFailed)
     assert "host 1 (pid 1001) failed while training: TypeError: add got" in str(state.error)
     assert "traceback" in str(state.error)
-    assert run.controller.restarts == 0
+    assert run.controller.restarts.total == 0
 
 
 def test_the_same_step_failing_again_and_again_gives_up_with_everyones_last_words():
@@ -224,7 +222,7 @@ def test_the_same_step_failing_again_and_again_gives_up_with_everyones_last_word
     )
     state = run.to_end()
     assert isinstance(state.error, RunFailed)
-    assert run.controller.restarts == 3
+    assert run.controller.restarts.total == 3
     assert "gave up at step 40 after 4 failures in a row" in state.error.cause
     assert "host 2 (pid 1002) died while training" in state.error.cause
     assert set(state.error.last_words) == {0, 1, 2, 3}
@@ -237,7 +235,7 @@ def test_failures_with_progress_between_them_do_not_add_up():
     run = simulate(ScriptedFaults(faults), failures={"max_restarts": 2}, checkpoints={"every": 5})
     run.to_end()
     check_finished(run)
-    assert run.controller.restarts == 10
+    assert run.controller.restarts.total == 10
 
 
 def test_no_restart_is_made_when_none_is_allowed():
@@ -306,31 +304,6 @@ def test_a_stop_while_recovering_leaves_what_is_committed():
     assert run.world.committed == [30]
 
 
-def test_a_new_driver_goes_on_where_the_last_one_was():
-    world = World(steps_per_epoch=50)
-    first = simulate(world=world)
-    while first.controller.progress.step < 80:
-        first.step()
-    first.group.kill_all()
-    history = History(
-        launches=1,
-        restarts=0,
-        furthest=80,
-        leases=tuple((e.first, e.last, e.examples) for e in first.of(events.LeaseDone)),
-        evaluations=first.controller.progress.evaluations,
-    )
-    second = simulate(world=world, history=history, plan=SimulatedPlan(1, 1))
-    second.to_end()
-    assert isinstance(second.controller.state, states.Finished)
-    assert not second.of(events.Surveyed)
-    assert [event.launch for event in second.of(events.Launching)] == [1]
-    assert [event.step for event in second.of(events.Restored)] == [60]
-    assert second.losses() == {step: world.loss(step) for step in range(60, 100)}
-    assert second.controller.progress.examples == 100 * world.batch_size
-    assert sorted(second.controller.progress.evaluations) == [50, 100]
-    assert second.ledger.seconds(second.clock.now)["repeated_work"] > 1.0
-
-
 def test_an_evaluation_that_was_lost_is_done_again_and_one_that_was_not_is_kept():
     lost = simulate(ScriptedFaults([Fault("die", 0, during="Evaluate")]), checkpoints={"every": 25})
     lost.to_end()
@@ -351,6 +324,48 @@ def test_train_metrics_of_a_disturbed_run_are_those_of_an_undisturbed_one():
     expected = plain.controller.progress.train_metrics.result()
     assert expected["examples"] == pytest.approx(50 * 64)
     assert disturbed.controller.progress.train_metrics.result() == pytest.approx(expected)
+
+
+def test_several_overflows_make_one_plan():
+    error = LimitsExceeded([
+        Overflow("stack", "max_ids_per_partition", 1, 7),
+        Overflow("stack", "buffer_size_per_device", 1, 16),
+    ])  # fmt: skip
+    run = simulate(ScriptedFaults([Fault("raise", 1, step=33, error=error)]))
+    run.to_end()
+    check_finished(run)
+    assert [(e.version, e.limit, e.observed) for e in run.of(events.Replanned)] == [
+        (1, "max_ids_per_partition", 7),
+        (1, "buffer_size_per_device", 16),
+    ]
+    assert [event.version for event in run.of(events.PlanMade)] == [0, 1]
+    assert run.controller.restarts.total == 1
+
+
+def test_a_host_with_other_data_is_named_before_the_first_step():
+    run = simulate(ScriptedFaults([Fault("other_data", 3, during="Prepare")]))
+    state = run.to_end()
+    assert isinstance(state.error, DataError)
+    assert "host 3 sees other data than the driver" in str(state.error)
+    assert "another, the driver's is data" in str(state.error)
+    assert not run.world.leases
+
+
+@pytest.mark.parametrize(("kind", "left"), [("die", 0), ("freeze", 4)])
+def test_hosts_are_ended_at_once_unless_their_stacks_are_awaited(kind, left):
+    faults = [Fault(kind, 2, step=45, times=2)]
+    run = simulate(ScriptedFaults(faults), failures={"restart_delay": 5.0})
+    for _ in range(2):
+        while not isinstance(run.controller.state, states.Recovering):
+            run.step()
+        assert run.group.left == left
+        until = run.controller.state.until
+        while isinstance(run.controller.state, states.Recovering):
+            run.step()
+    assert run.clock.now >= until
+    assert run.of(events.Launching)[-1].launch == 2
+    run.to_end()
+    check_finished(run)
 
 
 def test_a_lost_save_costs_the_steps_since_the_one_before():

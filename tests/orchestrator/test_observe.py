@@ -56,7 +56,7 @@ def test_events_are_written_at_once_with_time_and_kind(tmp_path):
     sink = EventFile(tmp_path / "events.jsonl")
     sink(12.3456, events.HostDied(1, 4711, 0, "killed by signal 9"))
     sink(13.0, lease(0, 3))
-    sink(14.0, events.PlanMade(2, "abc", '{"large": "plan"}'))
+    sink(14.0, events.PlanMade(2, "abc", "auto", '{"large": "plan"}'))
     lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     sink.close()
     assert lines[0] == {
@@ -65,11 +65,13 @@ def test_events_are_written_at_once_with_time_and_kind(tmp_path):
     }  # fmt: skip
     assert lines[1]["kind"] == "lease_done"
     assert "losses" not in lines[1]
-    assert lines[2] == {"time": 14.0, "kind": "plan_made", "version": 2, "hash": "abc"}
+    assert lines[2] == {
+        "time": 14.0, "kind": "plan_made", "version": 2, "hash": "abc", "limits": "auto",
+    }  # fmt: skip
 
 
 def test_plans_and_stacks_get_files_of_their_own(tmp_path):
-    PlanFiles(tmp_path)(1.0, events.PlanMade(3, "abc", '{"a": 1}'))
+    PlanFiles(tmp_path)(1.0, events.PlanMade(3, "abc", "auto", '{"a": 1}'))
     StackFiles(tmp_path)(1.0, events.StacksDumped(2, 1, "Thread 1"))
     assert json.loads((tmp_path / "plan-3.json").read_text()) == {"a": 1}
     assert (tmp_path / "stacks" / "launch-1-host-2.txt").read_text() == "Thread 1"

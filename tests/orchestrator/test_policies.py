@@ -1,14 +1,16 @@
 import dataclasses
 import math
 
+import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.errors import LimitsExceeded
+import kernels
+from kernels.errors import LimitsExceeded, Overflow
 from orchestrator.config import FailureConfig
 from orchestrator.errors import HostError
-from orchestrator.leases import Schedule
 from orchestrator.policies import (
     Fatal,
     Lost,
@@ -16,15 +18,15 @@ from orchestrator.policies import (
     checkpoint_to_restore,
     evaluation_due,
     judge,
-    merge_observed,
     next_lease,
-    raise_limits,
+    observe_overflow,
     restart_pause,
     save_due,
     saving_lease,
 )
 from orchestrator.roster import HostView
-from workers.errors import DataError
+from orchestrator.schedule import Schedule
+from workers.errors import CheckpointError, DataError
 from workers.protocol import Hello, Joined, Observed, Pulse
 
 SCHEDULES = st.builds(
@@ -55,6 +57,7 @@ def test_leases_cover_every_step_once_and_never_run_past_a_mark(schedule):
     assert step == schedule.total_steps
     assert save_due(schedule, step)
     assert evaluation_due(schedule, step)
+    assert evaluation_due(schedule, step + 1)
     assert not save_due(schedule, 0)
     assert not evaluation_due(schedule, 0)
     assert not evaluation_due(dataclasses.replace(schedule, evaluates=False), step)
@@ -65,22 +68,22 @@ def test_a_saving_lease_runs_nothing():
     assert (lease.first, lease.last, lease.save) == (7, 7, True)
 
 
-def test_the_newest_checkpoint_is_restored():
-    assert checkpoint_to_restore([]) is None
-    assert checkpoint_to_restore([30, 90, 60]) == 90
+@pytest.mark.parametrize(
+    ("committed", "recorded", "step"),
+    [
+        ([], 0, None),
+        ([30, 90, 60], 90, 90),
+        ([30, 90, 60], 100, 90),
+        ([30, 90, 60], 89, 60),
+        ([30, 90, 60], 29, 90),
+    ],
+)
+def test_the_newest_checkpoint_whose_steps_are_on_record_is_restored(committed, recorded, step):
+    assert checkpoint_to_restore(committed, recorded) == step
 
 
-OBSERVED = st.builds(Observed, *[st.integers(0, 100)] * 3)
-
-
-@given(st.lists(st.dictionaries(st.sampled_from("abc"), OBSERVED), max_size=4))
-def test_merged_observations_are_the_largest_of_each(parts):
-    merged = merge_observed(*parts)
-    assert set(merged) == {name for part in parts for name in part}
-    for name, observed in merged.items():
-        for field in dataclasses.fields(Observed):
-            largest = max(getattr(part[name], field.name) for part in parts if name in part)
-            assert getattr(observed, field.name) == largest
+def over(*overflows):
+    return LimitsExceeded([Overflow(*overflow) for overflow in overflows])
 
 
 @pytest.mark.parametrize(
@@ -89,21 +92,71 @@ def test_merged_observations_are_the_largest_of_each(parts):
         ("max_ids_per_partition", Observed(50, 20, 30)),
         ("max_unique_ids_per_partition", Observed(10, 50, 30)),
         ("buffer_size_per_device", Observed(10, 20, 50)),
-        ("required_buffer_size_per_device", Observed(10, 20, 50)),
     ],
 )
-def test_a_limit_is_raised_to_what_the_batch_needs(limit, expected):
+def test_an_overflow_is_observed_as_what_the_batch_needs(limit, expected):
     known = {"s": Observed(10, 20, 30), "t": Observed(1, 1, 1)}
-    raised = raise_limits(known, LimitsExceeded("s", limit, 40, 50))
-    assert raised == {"s": expected, "t": Observed(1, 1, 1)}
+    observed = observe_overflow(known, over(("s", limit, 40, 50)))
+    assert observed == {"s": expected, "t": Observed(1, 1, 1)}
 
 
-def test_limits_that_were_known_already_or_are_unknown_are_not_raised():
+def test_overflows_know_the_limits_of_a_plan_and_no_other():
+    for limit in dataclasses.fields(kernels.Limits):
+        assert observe_overflow({}, over(("s", limit.name, 1, 2)))
+    with pytest.raises(KeyError):
+        observe_overflow({}, over(("s", "required_buffer_size_per_device", 1, 2)))
+
+
+def test_all_overflows_are_observed_at_once():
+    error = over(
+        ("s", "max_ids_per_partition", 4, 5),
+        ("s", "buffer_size_per_device", 8, 16),
+        ("n", "max_unique_ids_per_partition", 4, 7),
+    )
+    observed = observe_overflow({"s": Observed(9, 2, 3)}, error)
+    assert observed == {"s": Observed(9, 2, 16), "n": Observed(0, 7, 0)}
+
+
+def test_an_overflow_that_was_known_already_brings_nothing_new():
     known = {"s": Observed(50, 20, 30)}
-    assert raise_limits(known, LimitsExceeded("s", "max_ids_per_partition", 40, 50)) is None
-    assert raise_limits(known, LimitsExceeded("s", "some_other_limit", 40, 50)) is None
-    new = raise_limits({}, LimitsExceeded("n", "max_ids_per_partition", 4, 5))
-    assert new == {"n": Observed(5, 0, 0)}
+    assert observe_overflow(known, over(("s", "max_ids_per_partition", 40, 50))) is None
+
+
+def test_a_batch_that_overflowed_every_limit_fits_into_the_next_plan():
+    """With the errors and plans of the real kernels."""
+    table = kernels.TableSpec(
+        vocabulary_size=64,
+        embedding_dim=8,
+        initializer=jax.nn.initializers.zeros,
+        optimizer=kernels.SGDOptimizerSpec(learning_rate=0.1),
+        combiner="sum",
+        name="tags",
+    )
+    features = {
+        "tags": kernels.FeatureSpec(
+            name="tags", table_spec=table, input_shape=(8, 16), output_shape=(8, 8)
+        )
+    }
+    topology = kernels.Topology(1, 2, 1)
+    tight = kernels.Limits(8, 8, 16)
+    plan = kernels.build_plan(features, topology, batch_size=8)
+    plan = plan.with_limits(dict.fromkeys(plan.limits, tight))
+    ids = np.arange(8 * 16).reshape(8, 16) % 64
+
+    def preprocess(plan):
+        specs = kernels.apply_plan(plan, features)
+        return kernels.preprocess_sparse_dense_matmul_input(
+            {"tags": ids}, None, specs, 2, 2, num_sc_per_device=1
+        )
+
+    with pytest.raises(LimitsExceeded) as caught:
+        preprocess(plan)
+    names = [overflow.limit for overflow in caught.value.overflows]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(kernels.Limits))
+    observed = observe_overflow({}, caught.value)
+    assert observed is not None
+    inputs, _ = preprocess(plan.with_raised_limits(observed, headroom=1.0))
+    assert inputs is not None
 
 
 def host(rank, *, heard_at=100.0, step=10, phase="training", phase_seconds=1.0, **fields):
@@ -131,10 +184,35 @@ def test_an_error_that_comes_again_outweighs_everything():
 
 
 def test_limits_come_before_a_death():
-    error = LimitsExceeded("s", "max_ids_per_partition", 1, 2)
+    error = over(("s", "max_ids_per_partition", 1, 2))
     found = verdict(host(0, died="signal 9"), host(1, error=error, error_at=99.0))
     assert isinstance(found, OverLimits)
     assert found.culprit.rank == 1
+
+
+def test_the_overflows_of_all_hosts_are_one_error():
+    one = over(("s", "max_ids_per_partition", 1, 2), ("t", "buffer_size_per_device", 8, 16))
+    two = over(("s", "max_ids_per_partition", 1, 3), ("s", "buffer_size_per_device", 8, 24))
+    found = verdict(host(0), host(1, error=one, error_at=99.0), host(2, error=two, error_at=99.0))
+    assert isinstance(found, OverLimits)
+    assert found.error.overflows == (
+        Overflow("s", "max_ids_per_partition", 1, 3),
+        Overflow("t", "buffer_size_per_device", 8, 16),
+        Overflow("s", "buffer_size_per_device", 8, 24),
+    )
+
+
+def test_a_death_comes_before_a_checkpoint_that_cannot_be_read():
+    error = CheckpointError("cannot be read")
+    unreadable = host(1, error=error, error_at=99.0)
+    found = verdict(host(0, died="signal 9"), unreadable)
+    assert isinstance(found, Lost)
+    assert (found.cause, found.culprits[0].rank) == ("died", 0)
+    assert verdict(host(0), unreadable) is None
+    broken = host(0, error=BROKEN, error_at=98.0)
+    found = verdict(broken, unreadable, now=99.0 + SETTINGS.grace)
+    assert isinstance(found, Fatal)
+    assert (found.culprit.rank, found.error) == (1, error)
 
 
 def test_the_dead_are_blamed_before_the_frozen_and_those_that_raised():
@@ -171,14 +249,32 @@ def test_the_late_host_is_the_one_with_the_fewest_steps():
     assert (found.cause, found.culprits[0].rank) == ("late", 1)
 
 
-def test_with_equal_steps_the_late_host_is_the_one_that_does_not_train():
+@pytest.mark.parametrize("together", ["training", "evaluating"])
+def test_with_equal_steps_the_late_host_is_the_one_that_does_not_wait_for_others(together):
     found = verdict(
-        host(0, phase_seconds=9.0),
+        host(0, phase=together, phase_seconds=9.0),
         host(1, phase="waiting_for_data", phase_seconds=2.0),
+        host(2, phase=together, phase_seconds=9.0),
         deadline=100.0,
     )
-    assert found.culprits[0].rank == 1
+    assert [culprit.rank for culprit in found.culprits] == [1]
     assert "waiting_for_data at step 10" in found.reason
+
+
+def test_a_host_that_has_begun_to_save_waits_for_the_one_that_has_not():
+    found = verdict(host(0, phase="saving"), host(1), deadline=100.0)
+    assert [culprit.rank for culprit in found.culprits] == [1]
+
+
+def test_late_hosts_that_nothing_tells_apart_are_all_named():
+    answered = host(0, phase="idle", reply=Joined(0, 1, 2))
+    found = verdict(answered, host(1, phase_seconds=9.0), host(2), host(3), deadline=100.0)
+    assert [culprit.rank for culprit in found.culprits] == [1, 2, 3]
+    assert found.reason == (
+        "host 1 (pid 1001), host 2 (pid 1002), host 3 (pid 1003) did not finish in time while "
+        "training: they are all training at step 10, with a fresh pulse, and nothing tells which "
+        "of them held the others up"
+    )
 
 
 def test_a_host_that_has_answered_is_not_late():

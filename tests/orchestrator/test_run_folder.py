@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import re
@@ -8,18 +10,23 @@ from pathlib import Path
 import pytest
 
 from orchestrator import events
-from orchestrator.config import RunConfig
+from orchestrator.config import LimitsConfig, RunConfig
 from orchestrator.errors import RunFolderError
 from orchestrator.events import as_record
 from orchestrator.json_lines import open_for_append, read_lines, replace_text, to_json
-from orchestrator.run_folder import RunFolder, default_run_folder, read_history
+from orchestrator.run_folder import Identity, RunFolder, default_run_folder, read_history
+from workers.checkpoint import committed_steps
 
-IDENTITY = RunConfig(parameters={"dim": 8}).identity("data")
+IDENTITY = Identity("abc", "d1", RunConfig(parameters={"dim": 8}).identity("data"))
+
+
+def identity(program="abc", data="d1", **changes):
+    return Identity(program, data, dict(IDENTITY.config) | changes)
 
 
 def start(path):
     with RunFolder(path, resume=False) as folder:
-        folder.write_identity("abc", IDENTITY, RunConfig().to_yaml())
+        folder.write_identity(IDENTITY, RunConfig().to_yaml())
 
 
 def test_a_folder_in_use_is_refused_with_who_holds_it(tmp_path):
@@ -80,17 +87,86 @@ def test_resume_refuses_another_configuration_and_names_the_key_and_both_values(
     start(tmp_path)
     with RunFolder(tmp_path, resume=True) as folder:
         assert folder.resumed
-        folder.check_identity("abc", IDENTITY)
-        with pytest.raises(
-            RunFolderError, match=f"batch_size was {IDENTITY['batch_size']} and is now 64"
-        ):
-            folder.check_identity("abc", IDENTITY | {"batch_size": 64})
+        folder.check_identity(IDENTITY)
+        before = IDENTITY.config["batch_size"]
+        with pytest.raises(RunFolderError, match=f"batch_size was {before} and is now 64"):
+            folder.check_identity(identity(batch_size=64))
+        rest = {key: value for key, value in IDENTITY.config.items() if key != "parameters.dim"}
         with pytest.raises(RunFolderError, match=r"parameters\.dim was 8 and is now None"):
-            folder.check_identity(
-                "abc", {k: v for k, v in IDENTITY.items() if k != "parameters.dim"}
-            )
+            folder.check_identity(Identity("abc", "d1", rest))
         with pytest.raises(RunFolderError, match="fingerprint was 'abc' and is now 'xyz'"):
-            folder.check_identity("xyz", IDENTITY)
+            folder.check_identity(identity(program="xyz"))
+        with pytest.raises(
+            RunFolderError, match="of its data was 'd1' and is now 'd2', so files or row groups of "
+            "data have changed since",
+        ):  # fmt: skip
+            folder.check_identity(identity(data="d2"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_left_before_the_run_was_written_down_starts_anew(tmp_path, monkeypatch, resume):
+    """Killed at any moment, a driver leaves a folder that can be used again."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(source, target):
+        raise Killed
+
+    with monkeypatch.context() as patched, RunFolder(tmp_path, resume=False) as folder:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(Killed):
+            folder.write_identity(IDENTITY, RunConfig().to_yaml())
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".identity.json")]
+    with RunFolder(tmp_path, resume=resume) as folder:
+        assert not folder.resumed
+
+
+def test_a_folder_left_right_after_the_identity_can_be_resumed(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    plain = Path.replace
+
+    def killed(source, target):
+        if target.name != "identity.json":
+            raise Killed
+        return plain(source, target)
+
+    with monkeypatch.context() as patched, RunFolder(tmp_path, resume=False) as folder:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(Killed):
+            folder.write_identity(IDENTITY, RunConfig().to_yaml())
+    with RunFolder(tmp_path, resume=True) as folder:
+        assert folder.resumed
+        folder.check_identity(IDENTITY)
+        folder.write_identity(IDENTITY, RunConfig().to_yaml())
+        assert folder.checkpoints.is_dir()
+        assert (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_named_with_a_way_out(tmp_path, monkeypatch, number):
+    def no_locks(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder(tmp_path / "run", resume=False)
+    assert f"cannot lock files ({os.strerror(number)})" in str(caught.value)
+    assert "another file system with --run-dir" in str(caught.value)
+
+
+def test_a_checkpoint_is_set_aside_under_another_name(tmp_path):
+    with RunFolder(tmp_path, resume=False) as folder:
+        for _ in range(2):
+            (folder.checkpoints / "30").mkdir(parents=True)
+            folder.set_checkpoint_aside(30)
+        names = sorted(path.name for path in folder.checkpoints.iterdir())
+        assert names == ["30.unreadable", "30.unreadable-2"]
+        assert committed_steps(folder.checkpoints) == ()
+        with pytest.raises(RunFolderError, match=r"step 30 in .*remove it by hand"):
+            folder.set_checkpoint_aside(30)
 
 
 def test_the_newest_plan_is_the_one_with_the_highest_number(tmp_path):
@@ -111,6 +187,11 @@ def test_default_folders_do_not_collide(tmp_path):
     assert not second.exists()
 
 
+LIMITS = {"s": LimitsConfig(
+    max_ids_per_partition=8, max_unique_ids_per_partition=8, buffer_size_per_device=64
+)}  # fmt: skip
+
+
 def lease(first, last, launch=0):
     return events.LeaseDone(
         launch=launch, lease=0, first=first, last=last, loss=0.5, examples=(last - first) * 4,
@@ -121,6 +202,8 @@ def lease(first, last, launch=0):
 def test_history_is_what_led_to_the_present_state(tmp_path):
     happened = [
         events.Launching(0, 2),
+        events.PlanMade(0, "h", "auto", "{}"),
+        events.PlanMade(1, "h", RunConfig(limits=LIMITS).model_dump(mode="json")["limits"], "{}"),
         events.Restored(0),
         lease(0, 30),
         lease(30, 50),
@@ -142,6 +225,7 @@ def test_history_is_what_led_to_the_present_state(tmp_path):
     assert (history.launches, history.restarts, history.furthest) == (2, 1, 60)
     assert history.leases == ((0, 30, 120), (30, 50, 80))
     assert dict(history.evaluations) == {50: {"auc": None}}
+    assert history.limits == {"s": LIMITS["s"].model_dump()}
 
 
 def test_a_line_that_was_cut_off_is_removed_before_more_is_appended(tmp_path):

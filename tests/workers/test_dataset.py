@@ -9,7 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers.data.dataset import ExampleReader, check_dataset, has_split, open_dataset
+from workers.data.dataset import (
+    ExampleReader,
+    check_dataset,
+    has_split,
+    open_dataset,
+    reading,
+)
 from workers.data.examples import Schema
 from workers.data.transforms import Hashed, Ids, Number, Tags
 from workers.errors import DataError
@@ -136,6 +142,42 @@ def test_missing_wrong_and_empty_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "junk.parquet").unlink()
     with pytest.raises(DataError, match=r"b.parquet' has other columns.*'price' is missing"):
         open_dataset(tmp_path, "train")
+
+
+def test_what_writers_leave_beside_the_data_is_passed_over(folder: Path) -> None:
+    train = folder / "train"
+    pq.write_table(rows(0, 5), train / "_metadata.parquet")
+    (train / "_temporary").mkdir()
+    pq.write_table(rows(0, 5), train / "_temporary" / "c.parquet")
+    (train / ".hidden.parquet").write_bytes(b"partial")
+    empty = rows(0, 0).set_column(0, "item", pa.array([], pa.null()))
+    pq.write_table(empty, train / "c.parquet")
+    (train / "part.parquet").mkdir()
+    pq.write_table(rows(60, 65), train / "part.parquet" / "d.parquet")
+    dataset = open_dataset(folder, "train")
+    assert dataset.rows == 65
+    assert ExampleReader(dataset, SCHEMA).take(np.array([64])).ids["item"].item() == 64
+
+
+def test_only_columns_in_use_must_agree(tmp_path: Path) -> None:
+    pq.write_table(rows(0, 3), tmp_path / "a.parquet")
+    other = rows(3, 6).set_column(5, "unused", pa.array([1, 2, 3]))
+    pq.write_table(other, tmp_path / "b.parquet")
+    assert open_dataset(tmp_path, "train", SCHEMA.columns).rows == 6
+    with pytest.raises(DataError, match="'unused' is int64, not null"):
+        open_dataset(tmp_path, "train")
+
+
+def test_errors_of_the_storage_are_not_the_datas_fault(folder: Path) -> None:
+    with pytest.raises(OSError, match="stale handle"), reading("file 'a'"):
+        raise OSError(116, "stale handle")
+    with pytest.raises(DataError, match="is missing"), reading("file 'a'"):
+        raise FileNotFoundError(2, "gone")
+    (folder / "train" / "a.parquet").unlink()
+    reader = ExampleReader(open_dataset(folder, "train"), SCHEMA)
+    (folder / "train" / "b.parquet").unlink()
+    with pytest.raises(DataError, match=r"b.parquet', row group 0 is missing"):
+        reader.take(np.array([0]))
 
 
 def test_missing_and_mistyped_columns_are_refused(tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from tests.workers.small_program import program
-from workers import Feature, Ids, Program, load_program
+from workers import Buckets, Feature, Ids, Program, load_program
 from workers.errors import ProgramError
 
+ROOT = Path(__file__).parents[2]
 HERE = "tests.workers.small_program"
 
 
@@ -73,6 +78,30 @@ def test_planning_never_touches_the_programs_own_tables() -> None:
     assert specs["item"].table_spec is not made.tables[0]
     assert specs["item"].input_shape == (64, 1)
     assert specs["tags"].output_shape == (64, 8)
+
+
+def custom_loss(logits: jax.Array, labels: jax.Array, activations: object) -> jax.Array:
+    return jnp.square(logits - labels)
+
+
+def test_the_fingerprint_of_functions_is_the_same_in_another_process() -> None:
+    with_function = dataclasses.replace(program(), loss=custom_loss)
+    assert with_function.fingerprint() != program().fingerprint()
+    code = (
+        "import dataclasses; from tests.workers import test_program as t;"
+        "print(dataclasses.replace(t.program(), loss=t.custom_loss).fingerprint())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == with_function.fingerprint()
+
+
+def test_tables_beyond_32_bit_ids_and_unsorted_buckets_are_refused() -> None:
+    with pytest.raises(ProgramError, match="hash into fewer rows"):
+        program(vocabulary=2**31)
+    with pytest.raises(ProgramError, match="boundaries must ascend"):
+        Buckets("price", (1.0, 3.0, 2.0))
 
 
 def test_the_fingerprint_changes_with_what_is_trained_only() -> None:

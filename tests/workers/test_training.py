@@ -11,11 +11,10 @@ from jax.sharding import Mesh
 
 from kernels import apply_plan, unstack_tables
 from tests.workers.small_program import program
-from workers.batches import encode
+from workers.batches import RawBatch, encode
 from workers.data.examples import Examples
 from workers.launch import make_plan
 from workers.mesh import AXIS, make_mesh, spread
-from workers.pipeline import RawBatch
 from workers.protocol import RunSpec
 from workers.training import (
     DeviceBatch,

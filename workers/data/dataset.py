@@ -7,7 +7,8 @@ or a single file, which then is the ``train`` split. Only metadata is read on op
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,16 @@ from workers.data.order import PADDING_ROW
 from workers.data.transforms import Ids, InvalidValue
 from workers.errors import DataError
 
-__all__ = ["Dataset", "ExampleReader", "RowGroup", "open_dataset"]
+__all__ = [
+    "Dataset",
+    "ExampleReader",
+    "RowGroup",
+    "check_dataset",
+    "has_split",
+    "open_dataset",
+    "read_row_group",
+    "reading",
+]
 
 CACHE_BYTES = 1 << 30
 """Memory a reader may use for row groups it has read and transformed."""
@@ -53,37 +63,39 @@ class Dataset:
         return sum(group.rows for group in self.row_groups)
 
 
-def open_dataset(path: str | Path, split: str) -> Dataset:
+def open_dataset(path: str | Path, split: str, columns: Collection[str] | None = None) -> Dataset:
     """Read the metadata of a split.
 
+    Args:
+        path: Folder or file.
+        split: ``train`` or ``test``.
+        columns: Columns that must have the same type in all files; all by default. Files without
+            rows are passed over.
+
     Raises:
-        DataError: Nothing is there, a file cannot be read, or schemas differ.
+        DataError: Nothing is there, a file cannot be read, or types differ between files.
     """
     root = Path(path)
-    files = _files(root, split)
     groups: list[RowGroup] = []
-    schema: pa.Schema | None = None
+    first: tuple[Path, pa.Schema] | None = None
     row = 0
-    for file in files:
-        try:
+    for file in _files(root, split):
+        with reading(f"file '{file}'"):
             metadata = pq.read_metadata(file)
-            found = metadata.schema.to_arrow_schema()
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"file '{file}' cannot be read as Parquet: {error}") from error
-        if schema is None:
-            schema = found
-        elif not found.equals(schema):
-            raise DataError(
-                f"file '{file}' has other columns than '{files[0]}': {_changes(schema, found)}"
-            )
+            schema = metadata.schema.to_arrow_schema()
+        if not metadata.num_rows:
+            continue
+        if first is None:
+            first = file, schema
+        _compare(first, (file, schema), columns)
         for index in range(metadata.num_row_groups):
             rows = metadata.row_group(index).num_rows
             if rows:
                 groups.append(RowGroup(file, index, rows, row))
             row += rows
-    if schema is None or not row:
+    if first is None:
         raise DataError(f"the '{split}' split of '{root}' has no rows")
-    return Dataset(root, split, tuple(groups), schema)
+    return Dataset(root, split, tuple(groups), first[1])
 
 
 def has_split(path: str | Path, split: str) -> bool:
@@ -94,28 +106,68 @@ def has_split(path: str | Path, split: str) -> bool:
         return False
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn what content or absence of a file raise into DataError.
+
+    An error of the storage itself (it has an error number) is let through: it may pass.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{what} is missing: {error}") from error
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError(f"{what} cannot be read as Parquet: {error}") from error
+
+
 def _files(root: Path, split: str) -> list[Path]:
     if not root.exists():
         raise DataError(f"data '{root}' does not exist")
     if root.is_file():
         files = [root] if split == "train" else []
     elif (root / "train").is_dir():
-        files = sorted((root / split).rglob("*.parquet"))
+        files = _parquet_files(root / split)
     else:
-        files = sorted(root.rglob("*.parquet")) if split == "train" else []
+        files = _parquet_files(root) if split == "train" else []
     if not files:
         raise DataError(f"data '{root}' has no Parquet files for the '{split}' split")
     return files
 
 
-def _changes(first: pa.Schema, second: pa.Schema) -> str:
-    ours, theirs = ({field.name: str(field.type) for field in schema} for schema in (first, second))
+def _parquet_files(folder: Path) -> list[Path]:
+    """Files below a folder, but for those that writers hide: names that begin with _ or a dot."""
+    found = sorted(folder.rglob("*.parquet"))
+    return [
+        file
+        for file in found
+        if file.is_file()
+        and not any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
+    ]
+
+
+def _compare(
+    first: tuple[Path, pa.Schema], second: tuple[Path, pa.Schema], columns: Collection[str] | None
+) -> None:
+    """Raise DataError if columns in use have another type in the second file."""
+    ours, theirs = (
+        {
+            field.name: str(field.type)
+            for field in schema
+            if columns is None or field.name in columns
+        }
+        for _, schema in (first, second)
+    )
     changed = [
-        f"'{name}' is {theirs.get(name, 'missing')}, not {ours.get(name, 'there')}"
+        f"'{name}' is {theirs.get(name, 'missing')}, not {ours.get(name, 'missing')}"
         for name in dict.fromkeys([*ours, *theirs])
         if ours.get(name) != theirs.get(name)
     ]
-    return "; ".join(changed) or "their order differs"
+    if changed:
+        raise DataError(
+            f"file '{second[0]}' has other columns than '{first[0]}': {'; '.join(changed)}"
+        )
 
 
 def check_dataset(dataset: Dataset, schema: Schema) -> None:
@@ -221,18 +273,11 @@ def read_row_group(group: RowGroup, schema: Schema) -> Examples:
         DataError: The page is damaged or a value cannot be used.
     """
     where = f"file '{group.file}', row group {group.index}"
-    try:
-        with pq.ParquetFile(group.file) as file:
-            table = file.read_row_group(group.index, columns=_sorted(schema.columns))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{where} cannot be read: {error}") from error
+    with reading(where), pq.ParquetFile(group.file) as file:
+        table = file.read_row_group(group.index, columns=sorted(schema.columns))
     try:
         return schema.apply(table)
     except InvalidValue as error:
         raise DataError(
             f"{where}, row {error.row}, column '{error.column}': {error.problem}"
         ) from error
-
-
-def _sorted(columns: Iterable[str]) -> list[str]:
-    return sorted(columns)

@@ -103,6 +103,13 @@ class RowOrder:
         """Epoch and step within it of a step of the run, both from 0."""
         return divmod(step, self.steps_per_epoch)
 
+    def examples_of(self, step: int) -> int:
+        """Rows in the global batch of a step of an epoch: the others of its slots are padding."""
+        share = self.rows_per_shard_and_batch
+        bounds = np.arange(self.logical_shards + 1, dtype=np.int64) * self.rows
+        lengths = np.diff(bounds // self.logical_shards)
+        return int(np.clip(lengths - step * share, 0, share).sum())
+
     def batches(
         self, epoch: int, first: int, last: int, slots: tuple[int, int] | None = None
     ) -> np.ndarray:

@@ -17,12 +17,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from workers.errors import DataError
+from workers.errors import DataError, ProgramError
 
 __all__ = [
     "PADDING_ID",
@@ -172,6 +173,12 @@ class Buckets:
     column: str
     boundaries: tuple[float, ...]
     valency: int = 1
+
+    def __post_init__(self) -> None:
+        if any(one >= other for one, other in pairwise(self.boundaries)):
+            raise ProgramError(
+                f"Buckets('{self.column}'): boundaries must ascend, got {self.boundaries}"
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:

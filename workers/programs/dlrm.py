@@ -40,8 +40,8 @@ class CrossLayer(nn.Module):
 class RankingModel(nn.Module):
     """Cross layers and hidden layers side by side, then one logit.
 
-    The hidden units are smooth (GELU): a kink, as of ReLU, makes a difference in the last bit, which
-    sums over another number of devices have, grow a thousandfold over a run.
+    The hidden units are smooth (GELU): a kink, as of ReLU, makes a difference in the last bit,
+    which sums over another number of devices have, grow a thousandfold over a run.
 
     Attributes:
         cross_layers: Number of cross layers.

@@ -37,8 +37,8 @@ def trouble_events(verdict: Verdict, launch: int, now: float) -> Iterator[events
                 yield _raised(host, launch)
 
 
-def error_of(verdict: Fatal | OverLimits, doing: str, last_words: Mapping[int, str]) -> Exception:
-    """The error that ends the run: emberay's own as they are, any other with its surroundings."""
+def error_of(verdict: Fatal, doing: str, last_words: Mapping[int, str]) -> Exception:
+    """The error that ends the run: emberay's own as it is, any other with its surroundings."""
     if not isinstance(verdict.error, HostError):
         return verdict.error
     cause = f"{verdict.culprit.name} failed while {doing}: {verdict.error}"
@@ -48,7 +48,7 @@ def error_of(verdict: Fatal | OverLimits, doing: str, last_words: Mapping[int, s
 
 
 def gave_up(
-    verdict: Lost, *, furthest: int, attempts: int, last_words: Mapping[int, str]
+    verdict: Lost, furthest: int, attempts: int, last_words: Mapping[int, str]
 ) -> RunFailed:
     """The error of a run that does not get further however often it is started anew."""
     tries = "a failure, and failures.max_restarts is 0" if attempts == 1 else f"{attempts} failures"

@@ -1,0 +1,35 @@
+"""Where the hosts of a run come from: the one place that chooses their carrier."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from orchestrator.config import RunConfig
+from orchestrator.hosts.interface import HostGroup
+from orchestrator.ray_session import RaySession
+from workers.protocol import RunSpec
+
+__all__ = ["open_hosts"]
+
+
+def open_hosts(run: RunSpec, config: RunConfig, stack: ExitStack) -> HostGroup:
+    """Connect to a cluster, or start one, and make a group that can launch the run's hosts.
+
+    Another kind of cluster is one more ``HostGroup`` (see ``orchestrator.hosts.interface``), chosen
+    here.
+
+    Args:
+        run: What every host is told.
+        config: The run's configuration; ``cluster`` says where.
+        stack: Closes the group, then the cluster.
+
+    Raises:
+        ClusterError: The cluster cannot be reached or started.
+    """
+    stack.enter_context(RaySession(config.cluster, config.hosts))
+    # Importing Ray takes a second, and its settings must be in the environment before.
+    from orchestrator.hosts.ray_hosts import RayHosts
+
+    group = RayHosts(run, config.cluster, pulse_interval=config.failures.pulse_interval)
+    stack.callback(group.close)
+    return group
