@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console as RichConsole
 
@@ -72,7 +73,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         help="a configuration file, and options that override it",
     )
     train.add_argument(
-        "--resume", action="store_true", help="go on with the run in --run-dir, if there is one"
+        "--resume",
+        action="store_true",
+        help="go on with the run in --run-dir, with its settings where none are given; start it, "
+        "if there is none",
     )
     train.add_argument(
         "--run-dir", metavar="DIR", help="the run's folder (default: runs/<program>-<time>)"
@@ -87,7 +91,7 @@ def _train(options: argparse.Namespace) -> int:
         raise ConfigError(f"one configuration file at most, but {len(files)} are given: {files}")
     if options.resume and options.run_dir is None:
         raise ConfigError("--resume needs --run-dir, to know which run to go on with")
-    config = load_config(files[0] if files else None, overrides)
+    config = load_config(files[0] if files else _resumed_config(options), overrides)
 
     from orchestrator.driver import Driver
     from orchestrator.observe import summary_table
@@ -96,6 +100,12 @@ def _train(options: argparse.Namespace) -> int:
         summary = driver.fit()
     RichConsole().print(summary_table(summary))
     return _INTERRUPTED if summary.status == "interrupted" else _FINISHED
+
+
+def _resumed_config(options: argparse.Namespace) -> Path | None:
+    """The settings of the run that is to go on, where the command names no file."""
+    kept = Path(options.run_dir) / "config.yaml" if options.resume else None
+    return kept if kept is not None and kept.is_file() else None
 
 
 def _say_error(error: Exception, code: int) -> int:

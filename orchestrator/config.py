@@ -137,7 +137,7 @@ class RunConfig(_Section):
     """Passes over the training split."""
     max_steps: Positive | None = None
     """End after this many steps, if the epochs have more."""
-    seed: NotNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial values, the order of the data and all other random numbers."""
     lease_steps: Positive = 25
     """Most steps that hosts run before they report to the driver."""

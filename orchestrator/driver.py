@@ -24,6 +24,7 @@ from orchestrator.cluster import open_hosts
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config, make_config
 from orchestrator.controller import Controller
+from orchestrator.errors import RunFolderError
 from orchestrator.events import Journal, Sink
 from orchestrator.goodput import Ledger
 from orchestrator.observe import Console, EventFile, MetricsFile, PlanFiles, StackFiles, TensorBoard
@@ -109,7 +110,7 @@ class Driver:
 
     def _fit(self, ledger: Ledger) -> Summary:
         from workers.checkpoint import committed_steps
-        from workers.launch import check_inputs, resolve_data
+        from workers.planning import check_inputs, resolve_data
         from workers.program import load_program
 
         config = self.config
@@ -125,11 +126,12 @@ class Driver:
         folder = self._open.enter_context(RunFolder(path, resume=self._resume))
         identity = Identity(program.fingerprint(), inputs.fingerprint, config.identity(data))
         if folder.resumed:
-            folder.check_identity(identity)
+            self._check_resumed(folder, identity)
             finished = folder.finished_summary(schedule.total_steps)
             if finished is not None:
                 return finished
-        folder.write_identity(identity, config.to_yaml())
+        named = {} if config.data is None else {"data": data}
+        folder.write_identity(identity, config.model_copy(update=named).to_yaml())
 
         journal = Journal(list(self._sinks(folder)))
         journal.record(
@@ -189,6 +191,17 @@ class Driver:
             )
             summary.write(folder.path / "summary.json")
         return summary
+
+    def _check_resumed(self, folder: RunFolder, identity: Identity) -> None:
+        """Refuse another run than the folder's; where that has saved nothing yet, start it over."""
+        from workers.checkpoint import committed_steps
+
+        try:
+            folder.check_identity(identity)
+        except RunFolderError:
+            if committed_steps(folder.checkpoints):
+                raise
+            folder.start_over()
 
     def _sinks(self, folder: RunFolder) -> Iterator[Sink]:
         """The run folder's files, closed with the driver, and the console.

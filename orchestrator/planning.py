@@ -52,7 +52,7 @@ class Planner(Protocol):
 
 
 class LaunchPlanner:
-    """The real planner: ``workers.launch.make_plan`` for one program and run.
+    """The real planner: ``workers.planning.make_plan`` for one program and run.
 
     Args:
         program: The loaded program.
@@ -77,7 +77,7 @@ class LaunchPlanner:
             SpecError: No plan can work.
         """
         from kernels import Limits
-        from workers.launch import make_plan
+        from workers.planning import make_plan
 
         # A cached property fits no protocol's property, so the plan's type is left open here.
         plan: Any = make_plan(

@@ -21,6 +21,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -39,6 +40,10 @@ __all__ = ["Identity", "RunFolder", "default_run_folder", "read_history"]
 _LOCK = "lock"
 _DRAFT = re.compile(r"\..+\.new")
 """What a process that was killed while it wrote a file leaves; no part of the run."""
+_LEFTOVERS = {
+    *("events.jsonl", "metrics.jsonl", "summary.json", "identity.json", "config.yaml"),
+    *("logs", "rows", "stacks", "tensorboard", "checkpoints"),
+}
 _PLAN = re.compile(r"plan-(\d+)\.json")
 
 
@@ -157,6 +162,13 @@ class RunFolder:
                 f"{now.get('data')} have changed since; put them back, or start a new run with "
                 "another --run-dir"
             )
+
+    def start_over(self) -> None:
+        """Remove what a run left that saved no checkpoint, so that another can have the folder."""
+        for item in list(self.path.iterdir()):
+            if item.name in _LEFTOVERS or _PLAN.fullmatch(item.name):
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        self.resumed = False
 
     def write_identity(self, identity: Identity, config: str) -> None:
         """Write down what the run is; from here on the folder holds a run that can be resumed.

@@ -24,7 +24,11 @@ from workers.checkpoint import About, Checkpoints, committed_steps
 from workers.compilation import use_compilation_cache
 from workers.data.dataset import Dataset, ExampleReader, open_dataset
 from workers.errors import NonFiniteLoss, PlanMismatch
-from workers.launch import (
+from workers.mesh import free_address, join_process_group, leave_process_group, make_mesh
+from workers.metrics import BinaryMetrics
+from workers.phases import Phases
+from workers.pipeline import Pipeline
+from workers.planning import (
     TRAIN,
     data_fingerprint,
     make_plan,
@@ -33,10 +37,6 @@ from workers.launch import (
     planned_specs,
     rebuilt,
 )
-from workers.mesh import free_address, join_process_group, leave_process_group, make_mesh
-from workers.metrics import BinaryMetrics
-from workers.phases import Phases
-from workers.pipeline import Pipeline
 from workers.program import Program, load_program
 from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec, merge_observed
 from workers.training import (

@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,12 +187,13 @@ def load_program(reference: str, parameters: Mapping[str, Any], total_steps: int
         )
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ProgramError(
-            f"program '{reference}': no module '{error.name}'; is its folder on the Python path?"
-        ) from error
     except Exception as error:
-        raise ProgramError(f"program '{reference}': importing it failed: {error!r}") from error
+        missing = (isinstance(error, ModuleNotFoundError) and error.name) or ""
+        if missing and (module_name == missing or module_name.startswith(f"{missing}.")):
+            raise ProgramError(
+                f"program '{reference}': no module '{missing}'; is its folder on the Python path?"
+            ) from error
+        raise ProgramError(f"program '{reference}': importing it failed: {_told(error)}") from error
     make = getattr(module, attribute, None)
     if not callable(make):
         raise ProgramError(
@@ -205,10 +207,21 @@ def load_program(reference: str, parameters: Mapping[str, Any], total_steps: int
     except ProgramError:
         raise
     except Exception as error:
-        raise ProgramError(f"program '{reference}' could not be made: {error!r}") from error
+        raise ProgramError(f"program '{reference}' could not be made: {_told(error)}") from error
     if not isinstance(made, Program):
         raise ProgramError(f"program '{reference}' returned {type(made).__name__}, not a Program")
     return made
+
+
+def _told(error: Exception) -> str:
+    """An exception in one line, with the place it was raised at."""
+    where = ""
+    if isinstance(error, SyntaxError):
+        where = f" ({error.filename}:{error.lineno})"
+    elif frames := traceback.extract_tb(error.__traceback__):
+        where = f" ({frames[-1].filename}:{frames[-1].lineno})"
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {message}{where}"
 
 
 def _arguments(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

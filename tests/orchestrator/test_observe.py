@@ -14,6 +14,7 @@ from orchestrator.observe import (
     TensorBoard,
     summary_table,
 )
+from orchestrator.observe.console import describe
 from orchestrator.summary import Summary
 
 
@@ -140,3 +141,13 @@ def test_the_table_at_the_end_tells_quality_speed_and_place():
                  "runs/[a]", "2 × 2", "flights: finished"):  # fmt: skip
         assert part in text, part
     assert "saving" not in text
+
+
+def test_what_a_run_lost_is_told_loudly():
+    skipped = describe(events.CheckpointSkipped(90, "array.json is cut off"))
+    assert skipped == (
+        "warning: the checkpoint of step 90 is skipped and set aside: array.json is cut off"
+    )
+    lost = describe(events.StepsUnrecorded(75, 100))
+    assert lost is not None
+    assert lost.startswith("warning: the losses of the steps 75 to 99 were never recorded")

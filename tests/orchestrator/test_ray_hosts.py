@@ -147,3 +147,27 @@ def test_a_stopped_host_falls_silent_and_is_killed_with_the_others(group):
 
     again = launch(group, number=1)
     assert not {hello.pid for hello in again.values()} & {hello.pid for hello in hellos.values()}
+
+
+def test_a_host_whose_process_cannot_start_says_why(session, tmp_path):
+    from orchestrator.hosts.ray_hosts import RayHosts
+
+    (tmp_path / "file").write_text("no folder")
+    run = protocol.RunSpec(
+        program="none:none",
+        parameters={},
+        data="none",
+        run_folder=str(tmp_path / "file"),
+        batch_size=8,
+        epochs=1,
+        seed=0,
+        devices_per_host=DEVICES,
+    )
+    group = RayHosts(run, ClusterConfig(), pulse_interval=0.1, factory="fake_host:FakeHost")
+    try:
+        group.launch([protocol.Assignment(0, 1, 0)])
+        seen = collect(group, lambda seen: of(seen, Died), 120.0)
+        assert "NotADirectoryError" in of(seen, Died)[0].reason
+        assert str(tmp_path / "file") in of(seen, Died)[0].reason
+    finally:
+        group.close()

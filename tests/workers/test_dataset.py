@@ -159,6 +159,12 @@ def test_what_writers_leave_beside_the_data_is_passed_over(folder: Path) -> None
     assert ExampleReader(dataset, SCHEMA).take(np.array([64])).ids["item"].item() == 64
 
 
+def test_a_test_split_alone_is_refused(folder: Path) -> None:
+    (folder / "train").rename(folder / "training")
+    with pytest.raises(DataError, match="has a folder 'test' but none named 'train'"):
+        open_dataset(folder, "train")
+
+
 def test_only_columns_in_use_must_agree(tmp_path: Path) -> None:
     pq.write_table(rows(0, 3), tmp_path / "a.parquet")
     other = rows(3, 6).set_column(5, "unused", pa.array([1, 2, 3]))

@@ -18,8 +18,8 @@ from workers import protocol
 from workers.checkpoint import committed_steps
 from workers.errors import CheckpointError, PlanMismatch
 from workers.host import Host
-from workers.launch import check_inputs, make_plan, planned_specs
 from workers.mesh import make_mesh
+from workers.planning import check_inputs, make_plan, planned_specs
 from workers.program import load_program
 from workers.protocol import Assignment, Lease, Observed, RunSpec
 from workers.training import abstract_state

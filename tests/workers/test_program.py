@@ -55,8 +55,14 @@ def test_a_module_that_fails_to_import_says_why(
 ) -> None:
     (tmp_path / "broken_program.py").write_text("raise RuntimeError('no licence')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ProgramError, match=r"importing it failed: .*no licence"):
+    with pytest.raises(ProgramError, match=r"failed: RuntimeError: no licence .*program.py:1\)"):
         load_program("broken_program:program", {})
+    (tmp_path / "missing_import.py").write_text("import no_such_module")
+    with pytest.raises(ProgramError, match=r"failed: ModuleNotFoundError: .*no_such_module"):
+        load_program("missing_import:program", {})
+    (tmp_path / "bad_syntax.py").write_text("def program(:")
+    with pytest.raises(ProgramError, match=r"failed: SyntaxError: .*bad_syntax.py:1\)"):
+        load_program("bad_syntax:program", {})
 
 
 def test_inconsistent_programs_are_refused() -> None:

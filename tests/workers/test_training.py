@@ -13,8 +13,8 @@ from kernels import apply_plan, unstack_tables
 from tests.workers.small_program import program
 from workers.batches import RawBatch, encode
 from workers.data.examples import Examples
-from workers.launch import make_plan
 from workers.mesh import AXIS, make_mesh, spread
+from workers.planning import make_plan
 from workers.protocol import RunSpec
 from workers.training import (
     DeviceBatch,

@@ -125,6 +125,10 @@ def reading(what: str) -> Iterator[None]:
 def _files(root: Path, split: str) -> list[Path]:
     if not root.exists():
         raise DataError(f"data '{root}' does not exist")
+    if (root / "test").is_dir() and not (root / "train").is_dir():
+        raise DataError(
+            f"data '{root}' has a folder 'test' but none named 'train'; rename the one to train on"
+        )
     if root.is_file():
         files = [root] if split == "train" else []
     elif (root / "train").is_dir():
