@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kernels import EmbeddingPlan
-from workers.errors import CheckpointError
+from workers.errors import CheckpointError, PlanMismatch
 from workers.training import TrainState
 
 __all__ = ["About", "Checkpoints", "committed_steps", "read_checkpoint"]
@@ -96,8 +96,9 @@ class Checkpoints:
             like: Shapes and layouts: ``workers.training.abstract_state``.
 
         Raises:
-            CheckpointError: Its content cannot be read, or is of another plan or program. Errors of
-                the storage or of other hosts are let through: they may pass.
+            CheckpointError: Its content cannot be read. Errors of the storage or of other hosts are
+                let through: they may pass.
+            PlanMismatch: It was saved under another layout of tables, or by another program.
         """
         with _reading(step, self._folder):
             about = self._manager.restore(
@@ -128,13 +129,13 @@ class Checkpoints:
     def _check(self, step: int, about: dict[str, Any]) -> None:
         saved = EmbeddingPlan.from_json(about["plan"])
         if _layout(saved) != _layout(self._about.plan):
-            raise CheckpointError(
+            raise PlanMismatch(
                 f"checkpoint {step} in '{self._folder}' was saved with another layout of tables "
                 f"(plan {saved.hash[:12]}, now {self._about.plan.hash[:12]}): use the "
                 "hosts, devices and tables it was made with"
             )
         if about["program"] != self._about.program:
-            raise CheckpointError(
+            raise PlanMismatch(
                 f"checkpoint {step} in '{self._folder}' was saved by another program "
                 f"(fingerprint {about['program']}, now {self._about.program})"
             )

@@ -30,11 +30,11 @@ class DataError(EmberayError):
 
 
 class PlanMismatch(EmberayError):
-    """A host's specs do not hash to the plan the driver sent: other code or another config."""
+    """A host's specs or a checkpoint do not fit the driver's plan: other code or another config."""
 
 
 class CheckpointError(EmberayError):
-    """No committed checkpoint can be read, or one does not fit the plan."""
+    """The content of a committed checkpoint cannot be read."""
 
 
 class NonFiniteLoss(EmberayError):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,22 @@ def submit(head: RayHead, folder: Path, *arguments: str) -> subprocess.Completed
     del environment["RAY_ADDRESS"]  # of the cluster; jobs go to the dashboard's
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
     train = ["python", "-m", "orchestrator", "train", *arguments]
-    return subprocess.run(
-        [*command, "--address", head.dashboard, "--working-dir", str(folder), "--", *train],
-        env=environment,
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
+    submitted = [*command, "--address", head.dashboard, "--working-dir", str(folder), "--", *train]
+    deadline = time.monotonic() + 60
+    while True:
+        done = subprocess.run(
+            submitted,
+            env=environment,
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=240,
+            check=False,
+        )
+        # The dashboard serves a while before the part of Ray that takes jobs is there.
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
 
 
 def test_a_submitted_program_trains_and_is_resumed_by_submitting_it_again(
