@@ -3,8 +3,8 @@
 EmberayError (kernels.errors)
 ├── ProgramError         the user's program cannot be loaded or is inconsistent
 ├── DataError            the data cannot be trained on as it is
-├── PlanMismatch         a host built another plan than the driver sent
-├── CheckpointError      a checkpoint cannot be read or does not fit
+├── PlanMismatch         a host's plan, or a checkpoint's, is not the driver's
+├── CheckpointError      a checkpoint cannot be read
 └── NonFiniteLoss        the loss became NaN or infinite
 """
 
