@@ -121,5 +121,5 @@ def test_errors_keep_their_parts_when_pickled():
         "'a'",
         False,
     )
-    assert not HostError.of(NotImplementedError()).transient
+    assert not HostError.of(RecursionError()).transient
     assert HostError.of(RuntimeError("x")).transient
