@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -185,7 +186,6 @@ class RayHosts:
             "concurrency_groups": {"pulse": 1, "stacks": 1},
             "max_restarts": 0,
             "max_task_retries": 0,
-            "runtime_env": {"env_vars": host_environment(self._run)},
         }
         if sum(node["Alive"] for node in ray.nodes()) > 1:
             options["scheduling_strategy"] = "SPREAD"
@@ -234,6 +234,10 @@ def _actor_class(options: dict[str, Any]) -> Any:
 
     class RayHost:
         def __init__(self, factory: str, run: RunSpec, assignment: Assignment) -> None:
+            # Not through Ray's runtime_env: for that, Ray starts each process anew and slowly.
+            if "jax" in sys.modules:
+                raise RuntimeError("JAX is loaded before its settings are made")
+            os.environ.update(host_environment(run))
             self._actor = HostActor(factory, run, assignment, ray.util.get_node_ip_address())
             self._node = ray.get_runtime_context().get_node_id()
 

@@ -12,7 +12,7 @@ from tests.system.conftest import RayHead, Run
 
 pytestmark = pytest.mark.system
 
-STEPS = 40
+STEPS = 30
 
 
 def batches(run: Run, hosts: int) -> list[list[int]]:
@@ -42,9 +42,10 @@ def test_one_two_and_four_hosts(
             name=f"hosts-{hosts}",
             head=ray_head,
         )
+        runs[hosts] = run
+    for hosts, run in runs.items():
         summary = run.finish()
         assert (summary["hosts"], summary["devices"]) == (hosts, 2 * hosts)
-        runs[hosts] = run
     assert len(set(map(tuple, batches(runs[1], 1)))) == STEPS
     losses = runs[1].losses()
     assert sorted(losses) == list(range(STEPS))

@@ -93,14 +93,14 @@ def test_a_frozen_host(
 
 
 def test_a_killed_driver_is_resumed_by_the_same_command(
-    small_flights: Path, undisturbed: Path, start: Callable[..., Run]
+    small_flights: Path, ray_head: RayHead, undisturbed: Path, start: Callable[..., Run]
 ) -> None:
-    run = start(f"data={small_flights}", *ARGUMENTS, "--resume")
+    run = start(f"data={small_flights}", *ARGUMENTS, "--resume", head=ray_head)
     run.wait_for(lambda run: len(run.events("lease_done")) >= 5, what="five leases")
-    hosts = [pid_of(run, 0) for rank in (0, 1)]
+    hosts = [pid_of(run, rank) for rank in (0, 1)]
     run.process.kill()
     run.process.wait()
-    again = start(f"data={small_flights}", *ARGUMENTS, "--resume")
+    again = start(f"data={small_flights}", *ARGUMENTS, "--resume", head=ray_head)
     again.finish()
     assert again.events("restored")[-1]["step"] >= 10
     assert_same_end(again, undisturbed)
