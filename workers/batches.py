@@ -39,6 +39,7 @@ __all__ = [
     "encode",
     "observe",
     "raw_batches",
+    "slots_of",
 ]
 
 
@@ -61,6 +62,12 @@ class RawBatch:
     rows: np.ndarray
     examples: Examples
     global_examples: int
+
+
+def slots_of(order: RowOrder, rank: int, hosts: int) -> tuple[int, int]:
+    """The slots [first, last) of every global batch that are a host's."""
+    share = order.batch_size // hosts
+    return rank * share, (rank + 1) * share
 
 
 def raw_batches(
@@ -168,9 +175,8 @@ class BatchSource:
         specs: Mapping[str, FeatureSpec],
         mesh: Mesh,
     ) -> None:
-        share = order.batch_size // plan.topology.hosts
         self._order, self._reader = order, reader
-        self._slots = (rank * share, (rank + 1) * share)
+        self._slots = slots_of(order, rank, plan.topology.hosts)
         self._plan, self._specs, self._mesh = plan, specs, mesh
 
     def start(self, first: int, last: int) -> Pipeline:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from kernels import EmbeddingPlan, FeatureSpec, SpecError
 from workers import protocol
-from workers.batches import BatchSource, ReadyBatch, encode, raw_batches
+from workers.batches import BatchSource, ReadyBatch, encode, raw_batches, slots_of
 from workers.checkpoint import About, Checkpoints, committed_steps
 from workers.compilation import use_compilation_cache
 from workers.data.dataset import Dataset, ExampleReader, open_dataset
@@ -32,10 +32,10 @@ from workers.planning import (
     TRAIN,
     data_fingerprint,
     make_plan,
-    open_splits,
     order_for,
     planned_specs,
     rebuilt,
+    splits_of,
 )
 from workers.program import Program, load_program
 from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec, merge_observed
@@ -175,12 +175,11 @@ class Host:
     def _survey(self) -> protocol.Surveyed:
         plan = make_plan(self._program, self._run, self._assignment.hosts, None, None, 0)
         specs = planned_specs(self._program, plan)
-        share = self._run.batch_size // self._assignment.hosts
-        slots = (self._assignment.rank * share, (self._assignment.rank + 1) * share)
         observed: dict[str, Observed] = {}
-        for split in open_splits(self._program, self._run.data):
+        for split in splits_of(self._run.data):
             dataset, reader = self._data(split)
             order = order_for(dataset, self._run)
+            slots = slots_of(order, self._assignment.rank, self._assignment.hosts)
             last = min(SURVEY_BATCHES, order.steps_per_epoch)
             for raw in raw_batches(order, reader, slots, 0, last):
                 observed = merge_observed(observed, encode(raw, specs, plan).observed)
@@ -217,7 +216,7 @@ class Host:
             evaluation_step=make_evaluation_step(self._program, specs, plan, mesh),
         )
         own = rebuilt(self._program, self._run, self._assignment.hosts, plan)
-        data = data_fingerprint(open_splits(self._program, self._run.data))
+        data = data_fingerprint({name: self._data(name)[0] for name in splits_of(self._run.data)})
         return protocol.Prepared(self._assignment.rank, own.hash, data)
 
     def _restore(self, step: int | None) -> protocol.Restored:

@@ -30,6 +30,7 @@ __all__ = [
     "planned_specs",
     "rebuilt",
     "resolve_data",
+    "splits_of",
     "topology_of",
 ]
 
@@ -128,8 +129,12 @@ def open_splits(program: Program, data: str) -> dict[str, Dataset]:
     Raises:
         DataError: Data missing, empty, unreadable, or with types that differ between files.
     """
-    splits = [TRAIN, TEST] if has_split(data, TEST) else [TRAIN]
-    return {split: open_dataset(data, split, program.schema.columns) for split in splits}
+    return {split: open_dataset(data, split, program.schema.columns) for split in splits_of(data)}
+
+
+def splits_of(data: str) -> tuple[str, ...]:
+    """Names of the splits to use: ``train``, and ``test`` where the data has it."""
+    return (TRAIN, TEST) if has_split(data, TEST) else (TRAIN,)
 
 
 def data_fingerprint(datasets: Mapping[str, Dataset]) -> str:

@@ -12,6 +12,7 @@ The state is donated: tables are updated where they are.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -141,12 +142,18 @@ def abstract_state(
 
 def empty_metrics(mesh: Mesh) -> MetricState:
     """Counts of no sample."""
+    return _maker_of_empty_metrics(mesh)()
+
+
+@functools.cache
+def _maker_of_empty_metrics(mesh: Mesh) -> Callable[[], MetricState]:
+    """Compiled once a mesh, as new counts are made after every lease."""
 
     def make() -> MetricState:
         bins = (mesh.size, BINS)
         return MetricState(jnp.zeros(bins), jnp.zeros(bins), jnp.zeros((mesh.size, 3)))
 
-    return jax.jit(make, out_shardings=spread(mesh))()
+    return jax.jit(make, out_shardings=spread(mesh))
 
 
 def metrics_on_host(metrics: MetricState) -> BinaryMetrics:

@@ -29,15 +29,21 @@ def cut_after(path, is_last):
     path.write_text("".join(lines[: last + 1]))
 
 
-def test_a_run_that_was_stopped_is_resumed_to_the_same_end(simulation, tmp_path):
+def interrupt_after(simulation, step):
+    """Send this process SIGINT, once, when the lease that ends at the step has been given."""
+
     def interrupt(hosts):
-        if any(last == 50 for _, _, last in hosts._world.leases):
+        if any(last == step for _, _, last in hosts._world.leases):
             simulation.on_poll = lambda hosts: None
             os.kill(os.getpid(), signal.SIGINT)
 
+    simulation.on_poll = interrupt
+
+
+def test_a_run_that_was_stopped_is_resumed_to_the_same_end(simulation, tmp_path):
     path = tmp_path / "run"
     before = signal.getsignal(signal.SIGINT)
-    simulation.on_poll = interrupt
+    interrupt_after(simulation, 50)
     summary = fit(path)
     assert signal.getsignal(signal.SIGINT) is before
     assert (summary.status, summary.steps) == ("interrupted", 50)
@@ -73,13 +79,8 @@ def test_a_run_that_was_stopped_is_resumed_to_the_same_end(simulation, tmp_path)
 
 
 def test_a_run_that_was_stopped_before_its_last_evaluation_makes_it_up(simulation, tmp_path):
-    def interrupt(hosts):
-        if any(last == 100 for _, _, last in hosts._world.leases):
-            simulation.on_poll = lambda hosts: None
-            os.kill(os.getpid(), signal.SIGINT)
-
     path = tmp_path / "run"
-    simulation.on_poll = interrupt
+    interrupt_after(simulation, 100)
     summary = fit(path)
     assert (summary.status, summary.steps) == ("interrupted", 100)
     assert evaluations(path) == [50]
