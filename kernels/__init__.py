@@ -16,11 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kernels.activations import stack_embedding_gradients, unstack_embedding_activations
-    from kernels.errors import EmberayError, LimitsExceeded, Overflow, SpecError
+    from kernels.autograd import (
+        differentiable_lookup,
+        gradient_probes,
+        probed_lookup,
+        touched_rows,
+        updating_lookup,
+    )
+    from kernels.backends import NO_ROW
+    from kernels.errors import AllReduceError, EmberayError, LimitsExceeded, Overflow, SpecError
     from kernels.initialization import init_embedding_variables, initialize_tables
     from kernels.lookup import tpu_sparse_dense_matmul
     from kernels.optimizers import (
+        AdagradMomentumOptimizerSpec,
         AdagradOptimizerSpec,
+        AdamOptimizerSpec,
+        CustomOptimizerSpec,
+        F2AOptimizerSpec,
+        FTRLOptimizerSpec,
+        LaPropOptimizerSpec,
         OptimizerSpec,
         RowWiseAdagradOptimizerSpec,
         SGDOptimizerSpec,
@@ -28,6 +42,8 @@ if TYPE_CHECKING:
     from kernels.planning import (
         EmbeddingPlan,
         Limits,
+        StackPlan,
+        TablePlacement,
         Topology,
         apply_plan,
         auto_stack_tables,
@@ -40,10 +56,25 @@ if TYPE_CHECKING:
         theoretical_limits,
     )
     from kernels.preprocessing import (
+        AllReduceInterface,
         PreprocessedInput,
         SparseDenseMatmulInput,
         SparseDenseMatmulInputStats,
+        TcpAllReduce,
+        compute_coo_buffer_size_per_device,
+        compute_row_pointers_size_per_device,
+        compute_theoretical_max_coo_buffer_size,
+        eval_preprocess_sparse_dense_matmul_input_shape,
+        get_all_reduce_interface,
         preprocess_sparse_dense_matmul_input,
+        preprocess_sparse_dense_matmul_input_from_sparse_tensor,
+    )
+    from kernels.ragged import Ragged
+    from kernels.sequence import (
+        FlatSequences,
+        flatten_sequences,
+        sequence_feature_spec,
+        unflatten_sequences,
     )
     from kernels.specs import (
         FeatureIdTransformation,
@@ -53,6 +84,7 @@ if TYPE_CHECKING:
         TableSettingInStack,
         TableSpec,
     )
+    from kernels.table_gradients import TableGradients
     from kernels.update import tpu_sparse_dense_matmul_grad
     from kernels.variables import (
         EmbeddingVariables,
@@ -66,46 +98,75 @@ DISTRIBUTION = "emberay"
 
 __all__ = [
     "DISTRIBUTION",
+    "NO_ROW",
+    "AdagradMomentumOptimizerSpec",
     "AdagradOptimizerSpec",
+    "AdamOptimizerSpec",
+    "AllReduceError",
+    "AllReduceInterface",
+    "CustomOptimizerSpec",
     "EmbeddingPlan",
     "EmbeddingVariables",
     "EmberayError",
+    "F2AOptimizerSpec",
+    "FTRLOptimizerSpec",
     "FeatureIdTransformation",
     "FeatureSpec",
+    "FlatSequences",
+    "LaPropOptimizerSpec",
     "Limits",
     "LimitsExceeded",
     "OptimizerSpec",
     "Overflow",
     "PreprocessedInput",
     "QuantizationConfig",
+    "Ragged",
     "RowWiseAdagradOptimizerSpec",
     "SGDOptimizerSpec",
     "SparseDenseMatmulInput",
     "SparseDenseMatmulInputStats",
     "SpecError",
+    "StackPlan",
     "StackedTableSpec",
+    "TableGradients",
+    "TablePlacement",
     "TableSettingInStack",
     "TableSpec",
+    "TcpAllReduce",
     "Topology",
     "apply_plan",
     "auto_stack_tables",
     "build_plan",
+    "compute_coo_buffer_size_per_device",
+    "compute_row_pointers_size_per_device",
+    "compute_theoretical_max_coo_buffer_size",
+    "differentiable_lookup",
+    "eval_preprocess_sparse_dense_matmul_input_shape",
+    "flatten_sequences",
+    "get_all_reduce_interface",
     "get_stacked_table_specs",
     "get_table_specs",
+    "gradient_probes",
     "init_embedding_variables",
     "initialize_tables",
     "prepare_feature_specs_for_training",
     "preprocess_sparse_dense_matmul_input",
+    "preprocess_sparse_dense_matmul_input_from_sparse_tensor",
+    "probed_lookup",
     "raise_limits",
+    "sequence_feature_spec",
     "stack_embedding_gradients",
     "stack_tables",
     "stack_tables_into",
     "theoretical_limits",
+    "touched_rows",
     "tpu_sparse_dense_matmul",
     "tpu_sparse_dense_matmul_grad",
+    "unflatten_sequences",
     "unstack_embedding_activations",
     "unstack_tables",
     "unstack_variables",
+    "updating_lookup",
 ]
 
 _HOMES = {
@@ -113,7 +174,16 @@ _HOMES = {
         "stack_embedding_gradients",
         "unstack_embedding_activations",
     ),
+    "kernels.autograd": (
+        "differentiable_lookup",
+        "gradient_probes",
+        "probed_lookup",
+        "touched_rows",
+        "updating_lookup",
+    ),
+    "kernels.backends": ("NO_ROW",),
     "kernels.errors": (
+        "AllReduceError",
         "EmberayError",
         "LimitsExceeded",
         "Overflow",
@@ -125,7 +195,13 @@ _HOMES = {
     ),
     "kernels.lookup": ("tpu_sparse_dense_matmul",),
     "kernels.optimizers": (
+        "AdagradMomentumOptimizerSpec",
         "AdagradOptimizerSpec",
+        "AdamOptimizerSpec",
+        "CustomOptimizerSpec",
+        "F2AOptimizerSpec",
+        "FTRLOptimizerSpec",
+        "LaPropOptimizerSpec",
         "OptimizerSpec",
         "RowWiseAdagradOptimizerSpec",
         "SGDOptimizerSpec",
@@ -133,6 +209,8 @@ _HOMES = {
     "kernels.planning": (
         "EmbeddingPlan",
         "Limits",
+        "StackPlan",
+        "TablePlacement",
         "Topology",
         "apply_plan",
         "auto_stack_tables",
@@ -145,10 +223,25 @@ _HOMES = {
         "theoretical_limits",
     ),
     "kernels.preprocessing": (
+        "AllReduceInterface",
         "PreprocessedInput",
         "SparseDenseMatmulInput",
         "SparseDenseMatmulInputStats",
+        "TcpAllReduce",
+        "compute_coo_buffer_size_per_device",
+        "compute_row_pointers_size_per_device",
+        "compute_theoretical_max_coo_buffer_size",
+        "eval_preprocess_sparse_dense_matmul_input_shape",
+        "get_all_reduce_interface",
         "preprocess_sparse_dense_matmul_input",
+        "preprocess_sparse_dense_matmul_input_from_sparse_tensor",
+    ),
+    "kernels.ragged": ("Ragged",),
+    "kernels.sequence": (
+        "FlatSequences",
+        "flatten_sequences",
+        "sequence_feature_spec",
+        "unflatten_sequences",
     ),
     "kernels.specs": (
         "FeatureIdTransformation",
@@ -158,6 +251,7 @@ _HOMES = {
         "TableSettingInStack",
         "TableSpec",
     ),
+    "kernels.table_gradients": ("TableGradients",),
     "kernels.update": ("tpu_sparse_dense_matmul_grad",),
     "kernels.variables": (
         "EmbeddingVariables",

@@ -2,7 +2,8 @@
 
     EmberayError
     ├── SpecError            a table, feature or topology that cannot work
-    └── LimitsExceeded       a batch needs more room than the plan's limits give
+    ├── LimitsExceeded       a batch needs more room than the plan's limits give
+    └── AllReduceError       the processes of a run cannot agree on how to encode a batch
 
 Every message names the thing, the value, the place and the fix. All of them survive pickling, as
 they cross process boundaries.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["EmberayError", "LimitsExceeded", "Overflow", "SpecError"]
+__all__ = ["AllReduceError", "EmberayError", "LimitsExceeded", "Overflow", "SpecError"]
 
 
 class EmberayError(Exception):
@@ -22,6 +23,10 @@ class EmberayError(Exception):
 
 class SpecError(EmberayError, ValueError):
     """A table, feature, optimizer or topology is specified in a way that cannot work."""
+
+
+class AllReduceError(EmberayError, RuntimeError):
+    """Another process cannot be reached, has ended, or does not answer in time."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kernels.errors import SpecError
 from kernels.optimizers.base import Initializer, OptimizerSpec
@@ -18,8 +18,9 @@ from kernels.planning.build import apply_plan
 from kernels.planning.plan import EmbeddingPlan, StackPlan, TablePlacement
 from kernels.planning.stacking import get_table_specs
 from kernels.specs import FeatureSpec, Nested, TableSpec
+from kernels.table_format import embedding_table_format_with_sharding
 from kernels.utils import check_num_sparsecores, tree_leaves
-from kernels.variables import EmbeddingVariables, like_slots
+from kernels.variables import EmbeddingVariables, EmbeddingVariablesInitializer, like_slots
 
 __all__ = ["init_embedding_variables", "initialize_tables"]
 
@@ -68,7 +69,8 @@ def initialize_tables(
     # Threefry whatever the default is: the values must not depend on a flag or platform.
     with jax.ensure_compile_time_eval():  # so that shapes can be had by eval_shape
         key = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
-    made = jax.jit(make, out_shardings=NamedSharding(mesh, rows_spec))(key)
+    stored = embedding_table_format_with_sharding(NamedSharding(mesh, rows_spec))
+    made = jax.jit(make, out_shardings=stored)(key)
     return dict(made)
 
 
@@ -221,14 +223,16 @@ def init_embedding_variables(
     two, three = PartitionSpec(axis, None), PartitionSpec(axis, None, None)
     if axis is None or spec not in (two, three):
         raise SpecError(
-            f"global_sharding has {spec}; use PartitionSpec('{mesh.axis_names[0]}', None), or "
-            f"PartitionSpec('{mesh.axis_names[0]}', None, None) with a leading device dimension"
+            "PartitionSpec of the global sharding either needs to be in the format "
+            f"PartitionSpec('{mesh.axis_names[0]}', None), or, with a leading device dimension, "
+            f"PartitionSpec('{mesh.axis_names[0]}', None, None); got {spec}"
         )
     devices = [] if mesh.devices is None else list(mesh.devices.flatten())
     if not bypass_mesh_check and devices != jax.devices():
         raise SpecError(
-            f"the mesh has devices {devices}, not jax.devices() in order; "
-            "make it with the default order, or pass bypass_mesh_check=True"
+            "global_sharding needs to be created with default device order from jax.devices() "
+            f"({jax.devices()}), but its mesh has {devices}; make the mesh in that order, or pass "
+            "bypass_mesh_check=True"
         )
     stacks: dict[str, list[TableSpec]] = defaultdict(list)
     for table in tree_leaves(table_specs):
@@ -249,7 +253,14 @@ def init_embedding_variables(
             check_vma=False,
         )
         mine = keys[number * shards : (number + 1) * shards]
-        result[name] = jax.jit(make, out_shardings=global_sharding)(mine)
+        if mesh.axis_types and AxisType.Explicit in mesh.axis_types:  # JAX does not move them then
+            mine = jax.device_put(mine, NamedSharding(mesh, PartitionSpec(axis)))
+        stored = (
+            embedding_table_format_with_sharding(global_sharding)
+            if spec == two
+            else global_sharding
+        )
+        result[name] = jax.jit(make, out_shardings=stored)(mine)
     return result
 
 
@@ -265,12 +276,14 @@ def _one_shard(key: jax.Array, table: TableSpec, shards: int) -> EmbeddingVariab
     setting = table.setting_in_stack
     rows, width = setting.padded_vocab_size // shards, setting.padded_embedding_dim
     optimizer: OptimizerSpec = table.optimizer
-    slots = optimizer.slot_variables_initializers()
+    first = EmbeddingVariablesInitializer(
+        table.initializer, optimizer.slot_variables_initializers()
+    )
     widths = optimizer.slot_variables_widths(width)
     return EmbeddingVariables(
-        table.initializer(key, (rows, width)),
+        first.table(key, (rows, width)),
         like_slots(
-            slots,
-            [make(key, (rows, columns)) for make, columns in zip(slots, widths, strict=True)],
+            first.slot,
+            [make(key, (rows, columns)) for make, columns in zip(first.slot, widths, strict=True)],
         ),
     )

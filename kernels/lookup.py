@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
 from kernels.activations import unstack_embedding_activations
-from kernels.backends import StackLayout, select_backend
+from kernels.backends import select_backend
 from kernels.planning.stacking import get_stacked_table_specs
 from kernels.preprocessing.format import PreprocessedInput, SparseDenseMatmulInput
 from kernels.specs import FeatureSpec, Nested
-from kernels.stacks import exchange_axes, same_stacks, stack_inputs
+from kernels.stacks import as_variables, same_stacks, stack_inputs, stack_layouts
 from kernels.utils import check_num_sparsecores
 from kernels.variables import EmbeddingVariables
 
@@ -30,6 +30,7 @@ def tpu_sparse_dense_matmul(
     perform_unstacking: bool = True,
     use_activation_unstack_primitive: bool = False,
     platform: str | None = None,
+    axis_names: Sequence[str] | None = None,
 ) -> Nested[jax.Array]:
     """Look up a batch: for each feature and sample, the gain-weighted sum of its rows.
 
@@ -38,15 +39,17 @@ def tpu_sparse_dense_matmul(
 
     Args:
         preprocessed_inputs: This device's share of the buffers.
-        embedding_variables: By stack, this device's rows.
+        embedding_variables: By stack, this device's rows: `EmbeddingVariables`, or any pytree
+            with the table first. Tables may be of a narrower type than float32, such as bfloat16.
         feature_specs: Stacked features: what `apply_plan` returns.
         global_device_count: Devices of the mesh.
         sharding_strategy: Only ``MOD``.
         num_sc_per_device: SparseCores of a device; None asks the first device.
-        enable_minibatching: Not available in this backend.
+        enable_minibatching: Whether the batch was encoded with ``enable_minibatching=True``.
         perform_unstacking: Return activations by feature; otherwise by stack, with all columns.
         use_activation_unstack_primitive: A choice for TPUs; the result is the same.
         platform: Platform of the mesh, None for that of the default devices.
+        axis_names: Mesh axes that shard the tables, None for all that `jax.shard_map` made manual.
 
     Returns:
         In the structure of ``feature_specs``, ``[samples of the device, columns]`` float32.
@@ -63,18 +66,18 @@ def tpu_sparse_dense_matmul(
         >>> activations = jax.jit(lookup)(batch, tables)
     """
     stacks = get_stacked_table_specs(feature_specs)
-    inputs = stack_inputs(preprocessed_inputs, stacks, sharding_strategy, enable_minibatching)
     same_stacks("embedding_variables", embedding_variables, stacks)
     per_device = check_num_sparsecores(num_sc_per_device)
-    axes = exchange_axes(global_device_count)
+    layouts = stack_layouts(
+        stacks, global_device_count, per_device, axis_names, enable_minibatching
+    )
+    inputs = stack_inputs(preprocessed_inputs, layouts, sharding_strategy)
     backend = select_backend(platform)
     activations: dict[str, jax.Array] = {}
-    for name, stack in stacks.items():
-        layout = StackLayout(stack, global_device_count, per_device, axes)
+    for name, layout in layouts.items():
+        table = as_variables(name, embedding_variables[name]).table
         with jax.named_scope(f"lookup-{name}"):
-            activations[name] = backend.lookup(
-                layout, inputs[name], embedding_variables[name].table
-            )
+            activations[name] = backend.lookup(layout, inputs[name], table)
     if not perform_unstacking:
         return activations
     return unstack_embedding_activations(

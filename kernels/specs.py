@@ -130,7 +130,8 @@ class StackedTableSpec:
     """Entries of the input buffer of a device; None takes the largest that the limits allow."""
     quantization_config: QuantizationConfig | None = None
     unpadded_embedding_dim: int | None = None
-    """Columns in use when all tables of the stack agree on them, else None."""
+    """Columns in use by all tables of the stack, where the optimizer's update depends on their
+    number (`OptimizerSpec.mixes_columns`); otherwise None."""
 
     def replace(self, **changes: Any) -> StackedTableSpec:
         """A copy with some fields changed."""
@@ -227,14 +228,15 @@ class TableSpec:
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _WRITTEN_BY_STACKING and self._initialized and self.is_stacked():
             advice = (
-                "limits now live in its StackedTableSpec: build a new plan with other limits"
+                "limits now live in its StackedTableSpec: build a new plan with other limits, or "
+                "call update_preprocessing_parameters"
                 if name in _LIMITS
                 else "make a new one with dataclasses.replace(table_spec, ...), put it into its "
                 "features, and stack again"
             )
             raise AttributeError(
-                f"table '{self.name}': {name} cannot be set after the table has been stacked; "
-                + advice
+                f"Cannot update parameter '{name}' on TableSpec '{self.name}' after it has been "
+                f"stacked; {advice}"
             )
         super().__setattr__(name, value)
 
@@ -257,8 +259,8 @@ class TableSpec:
         """
         if self._stacked_table_spec is None:
             raise SpecError(
-                f"table '{self.name}' is not stacked; use the specs that apply_plan returns, or "
-                "call prepare_feature_specs_for_training first"
+                f"Table {self.name} is not stacked: embedding.prepare_feature_specs_for_training "
+                "was not called; call it first, or use the specs that apply_plan returns"
             )
         return self._stacked_table_spec
 
@@ -319,3 +321,7 @@ class FeatureSpec:
     @id_transformation.setter
     def id_transformation(self, value: FeatureIdTransformation) -> None:
         self._id_transformation = value
+
+    def is_placed(self) -> bool:
+        """Whether stacking has placed this feature."""
+        return self._id_transformation is not None

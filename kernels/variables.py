@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels.layout import from_shards, to_shards
+from kernels.optimizers.base import Initializer
 from kernels.planning.plan import EmbeddingPlan
 
 __all__ = [
     "EmbeddingVariables",
+    "EmbeddingVariablesInitializer",
     "like_slots",
     "stack_tables_into",
     "unstack_tables",
@@ -25,6 +27,13 @@ class EmbeddingVariables(NamedTuple):
 
     table: Any
     slot: tuple[Any, ...]
+
+
+class EmbeddingVariablesInitializer(NamedTuple):
+    """What makes the first values of a table and of its slot variables."""
+
+    table: Initializer
+    slot: tuple[Initializer, ...]
 
 
 def like_slots(template: tuple[Any, ...], values: list[Any]) -> tuple[Any, ...]:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental.layout import Format
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-__all__ = ["AXIS", "free_address", "join_process_group", "leave_process_group", "make_mesh"]
+from kernels.utils import embedding_table_format_with_sharding
+
+__all__ = [
+    "AXIS",
+    "everywhere",
+    "free_address",
+    "join_process_group",
+    "leave_process_group",
+    "make_mesh",
+    "platform_of",
+    "spread",
+    "table_format",
+]
 
 AXIS = "devices"
 """Name of the mesh's only axis: samples and table rows are both spread over it."""
@@ -55,10 +70,16 @@ def leave_process_group() -> None:
     jax.distributed.shutdown()
 
 
-def make_mesh() -> Mesh:
-    """The mesh over all devices of all hosts, host by host."""
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(devices), (AXIS,))
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over all devices of all hosts, host by host; or over the devices given."""
+    chosen = jax.devices() if devices is None else devices
+    ordered = sorted(chosen, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), (AXIS,))
+
+
+def platform_of(mesh: Mesh) -> str:
+    """Platform of the mesh's devices, as JAX names it: ``cpu``, ``gpu`` or ``tpu``."""
+    return mesh.devices.flat[0].platform
 
 
 def spread(mesh: Mesh) -> NamedSharding:
@@ -69,3 +90,8 @@ def spread(mesh: Mesh) -> NamedSharding:
 def everywhere(mesh: Mesh) -> NamedSharding:
     """Layout of arrays every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def table_format(mesh: Mesh) -> Sharding | Format:
+    """Layout of tables and slot variables: rows spread, on TPUs as SparseCores read them."""
+    return embedding_table_format_with_sharding(NamedSharding(mesh, PartitionSpec(AXIS, None)))

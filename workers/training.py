@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec, Sharding
 
 from kernels import (
     EmbeddingPlan,
@@ -31,7 +31,7 @@ from kernels import (
     tpu_sparse_dense_matmul,
     tpu_sparse_dense_matmul_grad,
 )
-from workers.mesh import AXIS, everywhere, spread
+from workers.mesh import AXIS, everywhere, platform_of, spread, table_format
 from workers.metrics import BINS, BinaryMetrics
 from workers.program import Program
 
@@ -130,14 +130,13 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, types and layouts of the state, for a restore: holds no array."""
     shapes = jax.eval_shape(lambda: initial_state(program, plan, specs, mesh, seed=0))
-    rows = NamedSharding(mesh, PartitionSpec(AXIS, None))
 
-    def laid(sharding: NamedSharding, tree: Any) -> Any:
+    def laid(sharding: Any, tree: Any) -> Any:
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
         )
 
-    return laid(everywhere(mesh), shapes)._replace(tables=laid(rows, shapes.tables))
+    return laid(everywhere(mesh), shapes)._replace(tables=laid(table_format(mesh), shapes.tables))
 
 
 def empty_metrics(mesh: Mesh) -> MetricState:
@@ -181,7 +180,7 @@ def make_train_step(
     State and metrics are donated. The loss is the weighted mean over the global batch before the
     update, the same on all devices.
     """
-    lookup_arguments = _lookup_arguments(plan)
+    lookup_arguments = _lookup_arguments(plan, mesh)
 
     def device_step(
         state: TrainState, metrics: MetricState, batch: DeviceBatch
@@ -226,14 +225,14 @@ def make_train_step(
         out_specs=(STATE_SPECS, PartitionSpec(AXIS), PartitionSpec()),
         check_vma=False,
     )
-    return jax.jit(mapped, donate_argnums=(0, 1))
+    return jax.jit(mapped, donate_argnums=(0, 1), **_kept_layouts(mesh))
 
 
 def make_evaluation_step(
     program: Program, specs: Mapping[str, FeatureSpec], plan: EmbeddingPlan, mesh: Mesh
 ) -> Callable[[TrainState, MetricState, DeviceBatch], MetricState]:
     """The jitted evaluation step: (state, metrics, batch) → metrics, which are donated."""
-    lookup_arguments = _lookup_arguments(plan)
+    lookup_arguments = _lookup_arguments(plan, mesh)
 
     def device_step(state: TrainState, metrics: MetricState, batch: DeviceBatch) -> MetricState:
         activations = tpu_sparse_dense_matmul(
@@ -252,10 +251,29 @@ def make_evaluation_step(
     return jax.jit(mapped, donate_argnums=1)
 
 
-def _lookup_arguments(plan: EmbeddingPlan) -> dict[str, Any]:
+def _kept_layouts(mesh: Mesh) -> dict[str, Any]:
+    """What `jax.jit` must be told so that the train step takes and returns tables as they lie.
+
+    Nothing where tables lie as any other array. On TPUs, tables in another layout are refused by
+    JAX, where a copy would be made in every step; and results in another layout could not take the
+    place of what was donated.
+    """
+    stored: Any = table_format(mesh)
+    if isinstance(stored, Sharding):
+        return {}
+    dense: Any = everywhere(mesh)
+    state = TrainState(dense, stored, dense, dense)
+    return {
+        "in_shardings": (state, spread(mesh), spread(mesh)),
+        "out_shardings": (state, spread(mesh), dense),
+    }
+
+
+def _lookup_arguments(plan: EmbeddingPlan, mesh: Mesh) -> dict[str, Any]:
     return {
         "global_device_count": plan.topology.devices,
         "num_sc_per_device": plan.topology.sparsecores_per_device,
+        "platform": platform_of(mesh),
     }
 
 

@@ -15,7 +15,10 @@ import jax
 from kernels.specs import StackedTableSpec
 from kernels.variables import EmbeddingVariables
 
-__all__ = ["Backend", "StackInput", "StackLayout"]
+__all__ = ["NO_ROW", "Backend", "StackInput", "StackLayout"]
+
+NO_ROW: int = 2**31 - 1
+"""A row number beyond every table: reads 0, writes nothing."""
 
 
 class StackInput(NamedTuple):
@@ -29,6 +32,8 @@ class StackInput(NamedTuple):
     """``[per device * buffer]`` int32."""
     gains: jax.Array
     """``[per device * buffer]`` float32."""
+    num_minibatches: jax.Array
+    """``[1]`` int32: minibatches the buffers hold, 1 unless `StackLayout.enable_minibatching`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class StackLayout:
     sparsecores_per_device: int
     axes: tuple[str, ...]
     """Mesh axes to exchange over; empty on one device."""
+    enable_minibatching: bool = False
+    """Whether the buffers are laid out in minibatches."""
 
     @property
     def sparsecores(self) -> int:
@@ -56,7 +63,10 @@ class StackLayout:
 class Backend(Protocol):
     """Lookup and update of one stack on one kind of device."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """A short name."""
+        ...
 
     def lookup(self, layout: StackLayout, batch: StackInput, table: jax.Array) -> jax.Array:
         """Activations ``[samples of the device, width]`` float32, SparseCore by SparseCore."""
@@ -80,5 +90,23 @@ class Backend(Protocol):
             gradients: ``[samples of the device, width]``, of the loss by the activations.
             hyperparameters: What the optimizer's ``get_hyperparameters`` returned.
             bounds: Lowest and highest value of an updated entry, None for no bound.
+        """
+        ...
+
+    def table_gradients(
+        self, layout: StackLayout, batch: StackInput, gradients: jax.Array, table: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """What `update` would hand to the optimizer: the gradients of the rows of the batch.
+
+        Args:
+            layout: The stack.
+            batch: The buffers that were looked up.
+            gradients: ``[samples of the device, width]``, of the loss by the activations.
+            table: This device's rows; only its shape and type are used.
+
+        Returns:
+            ``(rows, row gradients)``: numbers of this device's rows, ``[R]`` int32, each once and
+            ascending, `NO_ROW` (2^31 - 1) in unused places at the end; and the sum of the
+            gradients of each, ``[R, width]`` float32, 0 in unused places.
         """
         ...

@@ -1,73 +1,56 @@
 """The backend in plain JAX: it runs everywhere, and is the readable reference.
 
-With D devices of n SparseCores (S = D n), every device works in four moves. U is the stack's
-``max_unique_ids_per_partition``.
+Every device works in four moves (`kernels.backends.exchange` does the first two):
 
-    1. find the different rows of every partition            requests [n, S, U]
-    2. exchange the requests                                  all_to_all
+    1. find the different rows of every partition            requests [D, C]
+    2. exchange the requests
     3. lookup: read those rows, exchange them back, multiply by gains, add up per sample
        update: add up gradients per requested row, exchange them, add up what several SparseCores
                say about one row, and update each row once
 
-Only rows of the batch are touched: nothing here is as large as a table, and in a donated step the
-tables are changed in place.
+With minibatches, all of that for one minibatch after another; a row is in one minibatch only. Only
+rows of the batch are touched: nothing here is as large as a table, and in a donated step the tables
+are changed in place. Sums are made in float32 whatever the type of the table. CPUs repeat results
+bit by bit; GPUs do with ``XLA_FLAGS=--xla_gpu_deterministic_ops=true``, as they else add up in any
+order.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from kernels.backends.interface import StackInput, StackLayout
-from kernels.preprocessing.format import PARTITION_ALIGNMENT, row_pointers_per_sparsecore
+from kernels.backends.buffers import minibatch, running_count
+from kernels.backends.exchange import make_requests, send, send_back
+from kernels.backends.interface import NO_ROW, StackInput, StackLayout
+from kernels.preprocessing.format import row_pointers_per_sparsecore
 from kernels.specs import QuantizationConfig
 from kernels.variables import EmbeddingVariables, like_slots
 
 __all__ = ["XlaBackend"]
 
-_NOTHING = 2**31 - 1
-"""A row number beyond every table: reads 0, writes nothing."""
 
-
-class _Entries(NamedTuple):
-    """The entries of a device's buffers, ``[n * buffer]`` each."""
-
-    valid: jax.Array
-    core: jax.Array
-    """SparseCore asked."""
-    slot: jax.Array
-    """Place in the requests ``[n * S * U]``; beyond them if the entry is padding."""
-    is_first: jax.Array
-    """First entry of its row in its partition."""
-
-
+@dataclass(frozen=True)
 class XlaBackend:
     """Lookup and update in plain JAX."""
 
-    name = "xla"
+    ragged: bool = False
+    """Whether devices exchange used places only, through ``ragged_all_to_all``."""
+    name: str = "xla"
 
     def lookup(self, layout: StackLayout, batch: StackInput, table: jax.Array) -> jax.Array:
         """See `Backend.lookup`."""
-        entries = _entries(layout, batch)
-        if layout.devices == 1:
-            row = jnp.where(entries.valid, _device_row(layout, batch, entries, table), _NOTHING)
-            rows = _read(table, row)
-            rows = _quantized(rows, layout.stack.quantization_config)
-        else:
-            asked = _exchange(layout, _requests(layout, batch, entries))
-            found = _read(table, _requested_rows(layout, asked, table).reshape(-1))
-            found = _quantized(found, layout.stack.quantization_config)
-            answers = _exchange_back(layout, found)
-            rows = jnp.take(answers, entries.slot, axis=0, mode="fill", fill_value=0)
-        gains = jnp.where(entries.valid, batch.gains, 0.0)
+        if not layout.enable_minibatching:
+            return self._lookup(layout, batch, table)
+
+        def add(number: jax.Array, so_far: jax.Array) -> jax.Array:
+            return so_far + self._lookup(layout, minibatch(layout, batch, number), table)
+
         samples = layout.samples_per_sparsecore * layout.sparsecores_per_device
-        return (
-            jnp.zeros((samples, table.shape[1]), table.dtype)
-            .at[_device_sample(layout, batch, entries)]
-            .add(rows * gains[:, None], mode="drop")
-        )
+        nothing = jnp.zeros((samples, table.shape[1]), jnp.float32)
+        return jax.lax.fori_loop(0, batch.num_minibatches[0], add, nothing)
 
     def update(
         self,
@@ -79,142 +62,121 @@ class XlaBackend:
         bounds: tuple[float | None, float | None],
     ) -> EmbeddingVariables:
         """See `Backend.update`."""
-        entries = _entries(layout, batch)
-        sample = _device_sample(layout, batch, entries)
-        per_entry = jnp.take(gradients, sample, axis=0, mode="fill", fill_value=0)
-        per_entry = per_entry * jnp.where(entries.valid, batch.gains, 0.0)[:, None]
-        requests = _requests(layout, batch, entries)
-        per_request = (
-            jnp.zeros((requests.size, gradients.shape[1]), gradients.dtype)
-            .at[entries.slot]
-            .add(per_entry, mode="drop")
+
+        def step(part: StackInput, before: EmbeddingVariables) -> EmbeddingVariables:
+            rows, summed = self._table_gradients(layout, part, gradients, before.table.shape[0])
+            return updated(layout, before, rows, summed, hyperparameters, bounds)
+
+        if not layout.enable_minibatching:
+            return step(batch, variables)
+        return jax.lax.fori_loop(
+            0,
+            batch.num_minibatches[0],
+            lambda number, before: step(minibatch(layout, batch, number), before),
+            variables,
         )
-        asked = _exchange(layout, requests)
-        rows = _requested_rows(layout, asked, variables.table).reshape(-1)
-        received = _exchange_rows(layout, per_request)
-        if layout.sparsecores > 1:
-            rows, received = _merged(rows, received, variables.table.shape[0])
-        return _updated(layout, variables, rows, received, hyperparameters, bounds)
 
+    def table_gradients(
+        self, layout: StackLayout, batch: StackInput, gradients: jax.Array, table: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """See `Backend.table_gradients`."""
+        if not layout.enable_minibatching:
+            return self._table_gradients(layout, batch, gradients, table.shape[0])
+        pointers = row_pointers_per_sparsecore(layout.sparsecores) * layout.sparsecores_per_device
+        most = batch.row_pointers.shape[0] // pointers
 
-def _entries(layout: StackLayout, batch: StackInput) -> _Entries:
-    n, s = layout.sparsecores_per_device, layout.sparsecores
-    unique = layout.stack.max_unique_ids_per_partition
-    ids = batch.embedding_ids.reshape(n, -1)
-    ends = batch.row_pointers.reshape(n, row_pointers_per_sparsecore(s))[:, :s]
-    aligned = -(-ends // PARTITION_ALIGNMENT) * PARTITION_ALIGNMENT
-    position = jnp.arange(ids.shape[1], dtype=jnp.int32)
+        def part(number: jax.Array) -> tuple[jax.Array, jax.Array]:
+            buffers = minibatch(layout, batch, number)
+            return self._table_gradients(layout, buffers, gradients, table.shape[0])
 
-    # The partition of an entry: how many partitions have ended before it.
-    if s <= 64:
-        core = jnp.sum(position[None, :, None] >= aligned[:, None, :], axis=2, dtype=jnp.int32)
-    else:
-        core = jax.vmap(lambda a: jnp.searchsorted(a, position, side="right"))(aligned)
-        core = core.astype(jnp.int32)
-    known = jnp.minimum(core, s - 1)
-    valid = (core < s) & (position < jnp.take_along_axis(ends, known, axis=1))
+        count = jax.eval_shape(part, jax.ShapeDtypeStruct((), jnp.int32))[0].shape[0]
+        room = min(most * count, table.shape[0] + 1)
 
-    starts = jnp.pad(aligned[:, :-1], ((0, 0), (1, 0)))
-    is_start = position == jnp.take_along_axis(starts, known, axis=1)
-    changed = jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    is_first = valid & (is_start | changed)
+        def append(
+            number: jax.Array, so_far: tuple[jax.Array, jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            rows, summed, used = so_far
+            more, their = part(number)
+            where = used + jnp.arange(count, dtype=jnp.int32)
+            where = jnp.where(more == NO_ROW, room, where)
+            return (
+                rows.at[where].set(more, mode="drop"),
+                summed.at[where].set(their, mode="drop"),
+                used + jnp.sum(more != NO_ROW, dtype=jnp.int32),
+            )
 
-    # Rank of an entry's row among the rows of its partition.
-    up_to_here = _running_count(is_first)
-    before = jnp.pad(up_to_here, ((0, 0), (1, 0)))
-    at_start = jnp.take_along_axis(before, jnp.minimum(starts, ids.shape[1]), axis=1)
-    rank = up_to_here - 1 - jnp.take_along_axis(at_start, known, axis=1)
-    source = jnp.arange(n, dtype=jnp.int32)[:, None]
-    slot = (source * s + known) * unique + rank
-    # Ids beyond the limit, which preprocessing never writes, would reach into the next partition.
-    slot = jnp.where(valid & (rank < unique), slot, n * s * unique)
-    return _Entries(valid.reshape(-1), known.reshape(-1), slot.reshape(-1), is_first.reshape(-1))
+        nothing = (
+            jnp.full((room,), NO_ROW, jnp.int32),
+            jnp.zeros((room, gradients.shape[1]), jnp.float32),
+            jnp.int32(0),
+        )
+        rows, summed, _ = jax.lax.fori_loop(0, batch.num_minibatches[0], append, nothing)
+        order = jnp.argsort(rows)
+        return rows[order], summed[order]
 
+    def _lookup(self, layout: StackLayout, batch: StackInput, table: jax.Array) -> jax.Array:
+        requests = make_requests(layout, batch, table.shape[0])
+        config = layout.stack.quantization_config
+        if layout.devices == 1:
+            rows = encoded(_read(table, requests.row), config)
+        else:
+            blocks = send(layout, requests, requests.rows, NO_ROW, ragged=self.ragged)
+            found = encoded(_read(table, blocks), config)
+            answers = send_back(layout, requests, found, 0, ragged=self.ragged)
+            answers = answers.reshape(-1, table.shape[1])
+            rows = jnp.take(answers, requests.slot, axis=0, mode="fill", fill_value=0)
+        rows = decoded(rows, config) * requests.gains[:, None]
+        samples = layout.samples_per_sparsecore * layout.sparsecores_per_device
+        nothing = jnp.zeros((samples, table.shape[1]), jnp.float32)
+        return nothing.at[requests.sample].add(rows, mode="drop")
 
-def _running_count(flags: jax.Array) -> jax.Array:
-    """Inclusive count of the flags set, along the last axis."""
-    return jax.lax.associative_scan(jnp.add, flags.astype(jnp.int32), axis=1)
-
-
-def _device_sample(layout: StackLayout, batch: StackInput, entries: _Entries) -> jax.Array:
-    """Which of the device's samples an entry belongs to; beyond them for padding."""
-    n, per_core = layout.sparsecores_per_device, layout.samples_per_sparsecore
-    source = jnp.arange(n, dtype=jnp.int32)[:, None] * per_core
-    sample = batch.sample_ids.reshape(n, -1) + source
-    return jnp.where(entries.valid, sample.reshape(-1), n * per_core)
-
-
-def _device_row(
-    layout: StackLayout, batch: StackInput, entries: _Entries, table: jax.Array
-) -> jax.Array:
-    """On one device: which of its rows an entry asks for."""
-    return entries.core * (table.shape[0] // layout.sparsecores) + batch.embedding_ids
-
-
-def _requests(layout: StackLayout, batch: StackInput, entries: _Entries) -> jax.Array:
-    """``[n, S, U]``: the different rows of every partition, then padding."""
-    n, s = layout.sparsecores_per_device, layout.sparsecores
-    unique = layout.stack.max_unique_ids_per_partition
-    size = n * s * unique
-    where = jnp.where(entries.is_first, entries.slot, size)
-    ids = (
-        jnp.full((size,), _NOTHING, jnp.int32)
-        .at[where]
-        .set(batch.embedding_ids, mode="drop", unique_indices=True)
-    )
-    return ids.reshape(n, s, unique)
-
-
-def _exchange(layout: StackLayout, requests: jax.Array) -> jax.Array:
-    """Requests ``[n, S, U]`` → what others ask: ``[D, n, n, U]`` (device, its core, core here)."""
-    n, unique = layout.sparsecores_per_device, requests.shape[2]
-    by_device = requests.reshape(n, layout.devices, n, unique).transpose(1, 0, 2, 3)
-    return _all_to_all(layout, by_device)
-
-
-def _exchange_rows(layout: StackLayout, rows: jax.Array) -> jax.Array:
-    """The same for the rows that go with the requests: → ``[D * n * n * U, width]``."""
-    n, width = layout.sparsecores_per_device, rows.shape[1]
-    by_device = rows.reshape(n, layout.devices, -1, width).transpose(1, 0, 2, 3)
-    return _all_to_all(layout, by_device).reshape(-1, width)
-
-
-def _exchange_back(layout: StackLayout, rows: jax.Array) -> jax.Array:
-    """Answers ``[D * n * n * U, width]`` → ``[n * S * U, width]`` in the order of the requests."""
-    n, width = layout.sparsecores_per_device, rows.shape[1]
-    answers = _all_to_all(layout, rows.reshape(layout.devices, n, -1, width))
-    return answers.transpose(1, 0, 2, 3).reshape(-1, width)
-
-
-def _all_to_all(layout: StackLayout, blocks: jax.Array) -> jax.Array:
-    if layout.devices == 1:
-        return blocks
-    return jax.lax.all_to_all(blocks, layout.axes, split_axis=0, concat_axis=0, tiled=True)
-
-
-def _requested_rows(layout: StackLayout, asked: jax.Array, table: jax.Array) -> jax.Array:
-    """``[D, n, n, U]`` row of this device that each request names."""
-    n = layout.sparsecores_per_device
-    rows_per_core = table.shape[0] // n
-    core = jnp.arange(n, dtype=jnp.int32)[None, None, :, None]
-    return jnp.where(asked == _NOTHING, _NOTHING, core * rows_per_core + asked)
+    def _table_gradients(
+        self, layout: StackLayout, batch: StackInput, gradients: jax.Array, device_rows: int
+    ) -> tuple[jax.Array, jax.Array]:
+        requests = make_requests(layout, batch, device_rows)
+        width = gradients.shape[1]
+        per_entry = jnp.take(gradients, requests.sample, axis=0, mode="fill", fill_value=0)
+        per_entry = per_entry.astype(jnp.float32) * requests.gains[:, None]
+        per_row = (
+            jnp.zeros((requests.rows.size, width), jnp.float32)
+            .at[requests.slot]
+            .add(per_entry, mode="drop")
+        ).reshape(*requests.rows.shape, width)
+        rows = send(layout, requests, requests.rows, NO_ROW, ragged=self.ragged).reshape(-1)
+        received = send(layout, requests, per_row, 0, ragged=self.ragged).reshape(-1, width)
+        # Rows of one partition ascend, but for those of a minibatch.
+        if layout.sparsecores > 1 or layout.enable_minibatching:
+            return _merged(rows, received, device_rows)
+        return rows, received
 
 
 def _read(table: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.take(table, rows, axis=0, mode="fill", fill_value=0)
 
 
-def _quantized(rows: jax.Array, config: QuantizationConfig | None) -> jax.Array:
-    """Rows rounded to the nearest bucket: the simulated quantization of TPU embeddings."""
+def encoded(rows: jax.Array, config: QuantizationConfig | None) -> jax.Array:
+    """Rows as they travel; quantized ones as bucket numbers, in as few bits as these need."""
     if config is None:
         return rows
     low, high, buckets = config.as_tuple()
-    quantum = (high - low) / (buckets - 1)
-    return jnp.floor((jnp.clip(rows, low, high) - low) / quantum + 0.5) * quantum + low
+    number = (jnp.clip(rows.astype(jnp.float32), low, high) - low) / _bucket_width(config)
+    kind = jnp.uint8 if buckets <= 2**8 else jnp.uint16 if buckets <= 2**16 else jnp.uint32
+    return jnp.floor(number + 0.5).astype(kind)
 
 
-def _merged(rows: jax.Array, gradients: jax.Array, table_rows: int) -> tuple[jax.Array, jax.Array]:
-    """Each row once, ascending, with the sum of its gradients; `_NOTHING` fills the rest.
+def decoded(rows: jax.Array, config: QuantizationConfig | None) -> jax.Array:
+    """The inverse of `encoded`, but for the rounding: float32."""
+    if config is None:
+        return rows.astype(jnp.float32)
+    return rows.astype(jnp.float32) * _bucket_width(config) + config.min_value
+
+
+def _bucket_width(config: QuantizationConfig) -> float:
+    return (config.max_value - config.min_value) / (config.num_buckets - 1)
+
+
+def _merged(rows: jax.Array, gradients: jax.Array, device_rows: int) -> tuple[jax.Array, jax.Array]:
+    """Each row once, ascending, with the sum of its gradients; `NO_ROW` fills the rest.
 
     The sort is stable and sums run in its order, so results repeat bit by bit.
     """
@@ -222,10 +184,10 @@ def _merged(rows: jax.Array, gradients: jax.Array, table_rows: int) -> tuple[jax
     positions = jnp.arange(count, dtype=jnp.int32)
     ordered, order = jax.lax.sort((rows, positions), num_keys=1, is_stable=True)
     is_first = jnp.pad(ordered[1:] != ordered[:-1], (1, 0), constant_values=True)
-    group = _running_count(is_first[None])[0] - 1
-    groups = min(count, table_rows + 1)
+    group = running_count(is_first) - 1
+    groups = min(count, device_rows + 1)
     unique = (
-        jnp.full((groups,), _NOTHING, jnp.int32)
+        jnp.full((groups,), NO_ROW, jnp.int32)
         .at[jnp.where(is_first, group, groups)]
         .set(ordered, mode="drop", unique_indices=True)
     )
@@ -238,7 +200,7 @@ def _merged(rows: jax.Array, gradients: jax.Array, table_rows: int) -> tuple[jax
     return unique, summed
 
 
-def _updated(
+def updated(
     layout: StackLayout,
     variables: EmbeddingVariables,
     rows: jax.Array,
@@ -246,12 +208,16 @@ def _updated(
     hyperparameters: tuple[jax.Array, ...],
     bounds: tuple[float | None, float | None],
 ) -> EmbeddingVariables:
-    """One optimizer step for ``rows``, ascending and each once, `_NOTHING` at the end."""
+    """One optimizer step for ``rows``, ascending and each once, `NO_ROW` at the end."""
     stack = layout.stack
+
+    def read(variable: jax.Array) -> jax.Array:
+        return _read(variable, rows).astype(jnp.float32)
+
     table, slots = stack.optimizer.update(
         gradients,
-        _read(variables.table, rows),
-        tuple(_read(slot, rows) for slot in variables.slot),
+        read(variables.table),
+        tuple(read(slot) for slot in variables.slot),
         hyperparameters,
         embedding_dim=stack.unpadded_embedding_dim or stack.stack_embedding_dim,
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kernels.optimizers.base import Initializer, LearningRate, OptimizerSpec
+from kernels.optimizers.base import Initializer, LearningRate, OptimizerSpec, divide_or_zero
 
 __all__ = ["AdagradOptimizerSpec", "AdagradSlotVariables"]
 
@@ -69,7 +69,5 @@ class AdagradOptimizerSpec(OptimizerSpec):
         (learning_rate,) = hyperparameters
         (accumulator,) = slots
         accumulator = accumulator + gradient * gradient
-        change = learning_rate * gradient / jnp.sqrt(accumulator)
-        # 0 / sqrt(0) would put NaN into padding columns when the accumulator starts at 0.
-        change = jnp.where(gradient == 0, 0.0, change)
+        change = divide_or_zero(learning_rate * gradient, jnp.sqrt(accumulator))
         return table - change, (accumulator,)

@@ -16,22 +16,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from kernels.callable_placeholder import CallablePlaceholder
 from kernels.errors import SpecError
 
-__all__ = ["Initializer", "LearningRate", "OptimizerSpec"]
+__all__ = ["HyperParameter", "Initializer", "LearningRate", "OptimizerSpec", "divide_or_zero"]
 
 type Initializer = Callable[..., Any]
 """``initializer(key, shape)`` or ``initializer(key, shape, dtype)`` → array."""
 
-type LearningRate = jax.typing.ArrayLike | Callable[..., jax.typing.ArrayLike]
+type HyperParameter = jax.typing.ArrayLike | Callable[..., jax.typing.ArrayLike]
 """A number, a (traced) scalar, or a function of nothing or of the step."""
+
+type LearningRate = HyperParameter
+"""As every hyperparameter."""
 
 
 class OptimizerSpec(abc.ABC):
     """Describes how the rows of a table are updated.
 
     Specs are compared and hashed by kind and hyperparameters, which decides what may be stacked.
-    A learning-rate function is compared by identity.
+    A function is compared by identity.
+
+    Every hyperparameter but the slots' initial values may be a number, an array, a value that is
+    being traced, or a function ``f()`` or ``f(step)`` that returns one of these.
 
     Attributes:
         learning_rate: A number, an array, or a function ``f()`` or ``f(step)`` that returns one.
@@ -62,7 +69,8 @@ class OptimizerSpec(abc.ABC):
             gradient: ``[rows, width]`` float32, summed over the batch; 0 in padding columns.
             table: ``[rows, width]`` float32, the rows before the update.
             slots: One ``[rows, slot width]`` float32 array per slot variable.
-            hyperparameters: What `get_hyperparameters` returned.
+            hyperparameters: What `get_hyperparameters` returned: scalars, or anything that can be
+                broadcast to the rows.
             embedding_dim: Columns in use; ``width`` less the padding.
 
         Returns:
@@ -80,23 +88,27 @@ class OptimizerSpec(abc.ABC):
             SpecError: If the learning rate is a function of the step and no step is given, or
                 takes more arguments than that.
         """
-        rate = self.learning_rate
-        if not callable(rate):
-            return jnp.asarray(rate, dtype=jnp.float32)
-        wanted = _positional_arguments(rate)
+        return self._value("learning_rate", step)
+
+    def _value(self, name: str, step: jax.Array | int | None) -> jax.Array:
+        """A hyperparameter at ``step``, a float32 scalar."""
+        value = getattr(self, name)
+        if not callable(value):
+            return jnp.asarray(value, dtype=jnp.float32)
+        wanted = _positional_arguments(value)
         if wanted == 0:
-            return jnp.asarray(rate(), dtype=jnp.float32)
+            return jnp.asarray(value(), dtype=jnp.float32)
         if wanted > 1:
             raise SpecError(
-                f"{self.short_name()}: the learning-rate function {rate!r} takes {wanted} "
+                f"{self.short_name()}: the function {value!r} given as {name} takes {wanted} "
                 "arguments; it must take none, or the step"
             )
         if step is None:
             raise SpecError(
-                f"{self.short_name()}: the learning-rate function {rate!r} needs the step; pass "
+                f"{self.short_name()}: the function {value!r} given as {name} needs the step; pass "
                 "step=... to tpu_sparse_dense_matmul_grad"
             )
-        return jnp.asarray(rate(step), dtype=jnp.float32)
+        return jnp.asarray(value(step), dtype=jnp.float32)
 
     def get_hyperparameters(self, step: jax.Array | int | None = None) -> tuple[jax.Array, ...]:
         """The values `update` takes at ``step``: float32 scalars, the learning rate first."""
@@ -122,11 +134,49 @@ class OptimizerSpec(abc.ABC):
         """
         return False
 
+    def get_float_params(self) -> dict[str, float]:
+        """The hyperparameters that are numbers, by name, without the learning rate.
+
+        Raises:
+            TypeError: If one of them is a function.
+        """
+        return {
+            name: float(value)
+            for name, value in self.parameters().items()
+            if name != "learning_rate" and not isinstance(value, bool)
+        }
+
+    def get_bool_params(self) -> dict[str, bool]:
+        """The hyperparameters that are switches, by name."""
+        return {name: value for name, value in self.parameters().items() if isinstance(value, bool)}
+
+    @classmethod
+    def from_float_and_bool_params(
+        cls,
+        float_params: dict[str, float],
+        bool_params: dict[str, bool],
+        learning_rate: LearningRate,
+    ) -> OptimizerSpec:
+        """The spec again from what `get_float_params` and `get_bool_params` returned.
+
+        Names that this kind of optimizer does not have are left aside.
+
+        Example:
+            >>> spec = AdamOptimizerSpec(0.1, beta_1=0.8)
+            >>> numbers, switches = spec.get_float_params(), spec.get_bool_params()
+            >>> AdamOptimizerSpec.from_float_and_bool_params(numbers, switches, 0.1) == spec
+            True
+        """
+        known = inspect.signature(cls).parameters
+        given = {name: float(value) for name, value in float_params.items()}
+        given |= {name: bool(value) for name, value in bool_params.items()}
+        return cls(learning_rate, **{name: given[name] for name in known if name in given})
+
     def describe(self) -> dict[str, Any]:
         """Kind and hyperparameters as JSON values, the same in every process.
 
-        A learning-rate function is described by its module and qualified name, an array that is
-        being traced by ``"traced"``.
+        A function is described by its module and qualified name, an array that is being traced by
+        ``"traced"``.
         """
         return {"name": self.short_name()} | {
             name: _describe(value) for name, value in self.parameters().items()
@@ -145,6 +195,14 @@ class OptimizerSpec(abc.ABC):
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in self.parameters().items())
         return f"{type(self).__name__}({values})"
+
+
+def divide_or_zero(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """``numerator / denominator``, and 0 where the numerator is 0, whatever the denominator.
+
+    So that 0 / 0 puts no NaN into padding columns, or into rows whose gradient is 0.
+    """
+    return jnp.where(numerator == 0, 0.0, numerator / denominator)
 
 
 def _positional_arguments(function: Callable[..., Any]) -> int:
@@ -176,6 +234,8 @@ def _describe(value: Any) -> Any:
         return value
     if isinstance(value, Tracer):
         return "traced"
+    if isinstance(value, CallablePlaceholder):
+        return value.tag
     if callable(value):
         kind = value if hasattr(value, "__qualname__") else type(value)
         return f"function {kind.__module__}.{kind.__qualname__}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Set
 import jax
 
 from kernels.errors import SpecError
+from kernels.planning.auto_stacking import auto_stack_tables
 from kernels.planning.limits import Limits, feature_valency, theoretical_limits
 from kernels.planning.memory import estimate_memory
 from kernels.planning.plan import (
@@ -19,11 +20,8 @@ from kernels.planning.plan import (
     TablePlacement,
     TablePlan,
 )
-from kernels.planning.stacking import (
-    auto_stack_tables,
-    prepare_feature_specs_for_training,
-    sample_count,
-)
+from kernels.planning.preparation import prepare_feature_specs_for_training
+from kernels.planning.stacking import get_table_specs, sample_count
 from kernels.planning.topology import Topology
 from kernels.specs import (
     DEFAULT_ACTIVATION_MEM_BYTES_LIMIT,
@@ -36,7 +34,7 @@ from kernels.specs import (
 )
 from kernels.utils import name_list, tree_leaves
 
-__all__ = ["apply_plan", "build_plan"]
+__all__ = ["apply_plan", "build_plan", "feature_plan", "stack_plan", "table_plan"]
 
 
 def build_plan(
@@ -70,6 +68,7 @@ def build_plan(
     features: list[FeatureSpec] = tree_leaves(specs)
     if not features:
         raise SpecError("there are no features to plan for; give at least one")
+    get_table_specs(specs)  # refuses features of one name
     for feature in features:
         _check_samples(feature, topology, batch_size)
     if stack:
@@ -94,22 +93,15 @@ def build_plan(
         topology=topology,
         batch_size=batch_size,
         tables=tuple(
-            _table_plan(table)
+            table_plan(table)
             for _, table in sorted({f.table_spec.name: f.table_spec for f in features}.items())
         ),
         features=tuple(
-            FeaturePlan(
-                name=feature.name,
-                table=feature.table_spec.name,
-                valency=feature_valency(feature),
-                samples=sample_count(feature),
-                output_dim=int(feature.output_shape[-1]),
-                row_offset=feature.id_transformation.row_offset,
-            )
+            feature_plan(feature, feature.id_transformation.row_offset)
             for feature in sorted(features, key=lambda feature: feature.name)
         ),
         stacks=tuple(
-            _stack_plan(members[name], topology, given.get(name)) for name in sorted(members)
+            stack_plan(members[name], topology, given.get(name)) for name in sorted(members)
         ),
         version=version,
     )
@@ -133,7 +125,7 @@ def apply_plan(plan: EmbeddingPlan, feature_specs: Nested[FeatureSpec]) -> Neste
     tables = {f.table_spec.name: f.table_spec for f in features}
     _same("tables", {table.name for table in plan.tables}, tables.keys())
     for name, table in tables.items():
-        _same_fields(f"table '{name}'", plan.table(name), _table_plan(table))
+        _same_fields(f"table '{name}'", plan.table(name), table_plan(table))
 
     num_sc = plan.topology.sparsecores
     placed: dict[str, tuple[StackPlan, TablePlacement]] = {
@@ -141,6 +133,8 @@ def apply_plan(plan: EmbeddingPlan, feature_specs: Nested[FeatureSpec]) -> Neste
     }
     for name, table in tables.items():
         stack, placement = placed[name]
+        # The first table's, so that all tables of a stack hold one and the same stack.
+        optimizer = tables[stack.tables[0].table].optimizer
         table.setting_in_stack = TableSettingInStack(
             stack_name=stack.name,
             padded_vocab_size=placement.padded_vocab_size,
@@ -148,33 +142,23 @@ def apply_plan(plan: EmbeddingPlan, feature_specs: Nested[FeatureSpec]) -> Neste
             row_offset_in_shard=placement.row_offset_in_shard,
             shard_rotation=placement.shard_rotation,
         )
-        dims = {plan.table(other.table).embedding_dim for other in stack.tables}
         table.stacked_table_spec = StackedTableSpec(
             stack_name=stack.name,
             stack_vocab_size=stack.vocab_size,
             stack_embedding_dim=stack.width,
-            # The first table's, so that all tables of a stack hold one and the same stack.
-            optimizer=tables[stack.tables[0].table].optimizer,
+            optimizer=optimizer,
             combiner=table.combiner,
             total_sample_count=stack.total_sample_count,
             max_ids_per_partition=stack.limits.max_ids_per_partition,
             max_unique_ids_per_partition=stack.limits.max_unique_ids_per_partition,
             suggested_coo_buffer_size_per_device=stack.limits.buffer_size_per_device,
             quantization_config=table.quantization_config,
-            unpadded_embedding_dim=dims.pop() if len(dims) == 1 else None,
+            unpadded_embedding_dim=table.embedding_dim if optimizer.mixes_columns else None,
         )
     for feature in features:
         mine = planned[feature.name]
         _, placement = placed[feature.table_spec.name]
-        given = FeaturePlan(
-            name=feature.name,
-            table=feature.table_spec.name,
-            valency=feature_valency(feature),
-            samples=sample_count(feature),
-            output_dim=int(feature.output_shape[-1]),
-            row_offset=mine.row_offset,
-        )
-        _same_fields(f"feature '{feature.name}'", mine, given)
+        _same_fields(f"feature '{feature.name}'", mine, feature_plan(feature, mine.row_offset))
         feature.id_transformation = FeatureIdTransformation(
             row_offset=mine.row_offset,
             col_offset=placement.row_offset_in_shard * num_sc,
@@ -230,7 +214,8 @@ def _check_samples(feature: FeatureSpec, topology: Topology, batch_size: int) ->
         )
 
 
-def _table_plan(table: TableSpec) -> TablePlan:
+def table_plan(table: TableSpec) -> TablePlan:
+    """What a plan says of a table."""
     quantization = table.quantization_config
     return TablePlan(
         name=table.name,
@@ -242,7 +227,20 @@ def _table_plan(table: TableSpec) -> TablePlan:
     )
 
 
-def _stack_plan(features: list[FeatureSpec], topology: Topology, given: Limits | None) -> StackPlan:
+def feature_plan(feature: FeatureSpec, row_offset: int) -> FeaturePlan:
+    """What a plan says of a feature whose first sample in its stack is ``row_offset``."""
+    return FeaturePlan(
+        name=feature.name,
+        table=feature.table_spec.name,
+        valency=feature_valency(feature),
+        samples=sample_count(feature),
+        output_dim=int(feature.output_shape[-1]),
+        row_offset=row_offset,
+    )
+
+
+def stack_plan(features: list[FeatureSpec], topology: Topology, given: Limits | None) -> StackPlan:
+    """What a plan says of the stack that placed features are in; None for its largest limits."""
     spec = features[0].table_spec.stacked_table_spec
     maximum = theoretical_limits(features, topology.sparsecores, topology.sparsecores_per_device)
     limits = maximum if given is None else given.fitted(topology)
@@ -265,7 +263,9 @@ def _stack_plan(features: list[FeatureSpec], topology: Topology, given: Limits |
         total_sample_count=spec.total_sample_count,
         limits=limits,
         maximum=maximum,
-        memory=estimate_memory(spec, limits, topology),
+        memory=estimate_memory(
+            spec, {f.table_spec.name: f.table_spec for f in features}.values(), limits, topology
+        ),
     )
 
 

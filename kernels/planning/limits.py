@@ -25,6 +25,7 @@ __all__ = [
     "ObservedLimits",
     "feature_valency",
     "raise_limits",
+    "round_to_size",
     "theoretical_limits",
 ]
 
@@ -49,6 +50,14 @@ class Limits:
         ):
             if getattr(self, what) < 1:
                 raise SpecError(f"limits: {what} is {getattr(self, what)}; give at least 1")
+
+    def hold(self, observed: ObservedLimits) -> bool:
+        """Whether a batch that needs this much fits."""
+        return (
+            observed.max_ids_per_partition <= self.max_ids_per_partition
+            and observed.max_unique_ids_per_partition <= self.max_unique_ids_per_partition
+            and observed.required_buffer_size_per_device <= self.buffer_size_per_device
+        )
 
     def fitted(self, topology: Topology) -> Limits:
         """The same limits, the buffer aligned and no larger than full partitions need."""
@@ -127,17 +136,21 @@ def raise_limits(
     *,
     headroom: float = 1.25,
     maximum: Limits | None = None,
+    due: bool = False,
 ) -> Limits:
     """Limits that hold what has been observed, with some room above it.
 
-    A limit that holds what was observed stays as it is; the others become ``headroom`` times what
-    was observed, rounded up to a multiple of 8, but not above ``maximum``. Limits never shrink.
+    Limits that hold it stay as they are. But if one of them does not, a compilation is due, and all
+    that are below ``headroom`` times what was observed are raised to that, rounded up to one of few
+    sizes (`round_to_size`), but not above ``maximum``. So limits settle in few compilations, and
+    runs on like data meet the same sizes. Limits never shrink.
 
     Args:
         current: The limits in force.
         observed: The largest values seen.
         headroom: Factor of at least 1.
         maximum: What no batch can exceed: `StackPlan.maximum` or `theoretical_limits`.
+        due: A compilation is due for another reason: use it to raise these limits too.
 
     Raises:
         SpecError: If ``headroom`` is below 1.
@@ -146,18 +159,20 @@ def raise_limits(
         >>> seen = Observed(max_ids_per_partition=320, max_unique_ids_per_partition=100,
         ...                 required_buffer_size_per_device=900)
         >>> raise_limits(Limits(256, 256, 1024), seen)
-        Limits(max_ids_per_partition=400, max_unique_ids_per_partition=256,
-               buffer_size_per_device=1024)
+        Limits(max_ids_per_partition=416, max_unique_ids_per_partition=256,
+               buffer_size_per_device=1152)
     """
     if headroom < 1:
         raise SpecError(f"headroom is {headroom}; give at least 1")
+    if current.hold(observed) and not due:
+        return current
 
     def grown(now: int, seen: int, most: int | None) -> int:
-        if seen <= now:
-            return now
-        wanted = round_up(math.ceil(seen * headroom), ALIGNMENT)
-        # What was seen wins over a maximum that is too small: the batch must fit.
-        return wanted if most is None else max(min(wanted, most), round_up(seen, ALIGNMENT))
+        wanted = round_to_size(math.ceil(seen * headroom))
+        if most is not None:
+            # What was seen wins over a maximum that is too small: the batch must fit.
+            wanted = max(min(wanted, most), round_up(seen, ALIGNMENT))
+        return max(now, wanted)
 
     return Limits(
         grown(
@@ -176,3 +191,16 @@ def raise_limits(
             maximum.buffer_size_per_device if maximum else None,
         ),
     )
+
+
+def round_to_size(value: int) -> int:
+    """The next of the sizes limits grow to: multiples of 8, of which there are 8 to each doubling.
+
+    They are at most an eighth apart, but for small ones: 8, 16, ..., 128, 144, 160, ..., 256, 288.
+
+    Example:
+        >>> [round_to_size(value) for value in (1, 100, 129, 400, 1000)]
+        [8, 104, 144, 416, 1024]
+    """
+    step = max(ALIGNMENT, (1 << (max(value, 1) - 1).bit_length()) // 16)
+    return round_up(max(value, 1), step)

@@ -19,12 +19,12 @@ from typing import Any
 
 from kernels.errors import SpecError
 from kernels.planning.limits import Limits, ObservedLimits, raise_limits
-from kernels.planning.memory import MemoryEstimate
+from kernels.planning.memory import MemoryEstimate, memory_text, with_other_limits
 from kernels.planning.topology import Topology
 
 __all__ = ["EmbeddingPlan", "FeaturePlan", "StackPlan", "TablePlacement", "TablePlan"]
 
-FORMAT = 1
+FORMAT = 2
 """Changes when the JSON of a plan changes its meaning."""
 
 
@@ -157,9 +157,12 @@ class EmbeddingPlan:
     ) -> EmbeddingPlan:
         """The next version of this plan, whose limits hold what was observed.
 
+        When one limit must grow, all that have less than the headroom grow with it, of all stacks:
+        every version is a compilation, so there should be few (see `raise_limits`).
+
         Args:
             observed: The largest values seen, by stack.
-            headroom: Factor of room above what was seen, for the limits that must grow.
+            headroom: Factor of room above what was seen.
 
         Returns:
             This very plan when its limits hold everything already.
@@ -167,14 +170,14 @@ class EmbeddingPlan:
         Raises:
             SpecError: If ``observed`` names a stack the plan does not have.
         """
+        due = any(not self.stack(name).limits.hold(seen) for name, seen in observed.items())
+        if not due:
+            return self
         raised = self.limits
         for name, seen in observed.items():
             stack = self.stack(name)
             raised[name] = raise_limits(
-                stack.limits,
-                seen,
-                headroom=headroom,
-                maximum=stack.maximum,
+                stack.limits, seen, headroom=headroom, maximum=stack.maximum, due=due
             ).fitted(self.topology)
         return self if raised == self.limits else self.with_limits(raised)
 
@@ -184,26 +187,32 @@ class EmbeddingPlan:
             dataclasses.replace(
                 stack,
                 limits=limits.get(stack.name, stack.limits),
-                memory=self._memory_with(stack, limits.get(stack.name, stack.limits)),
+                memory=with_other_limits(
+                    stack.memory,
+                    stack.width,
+                    limits.get(stack.name, stack.limits),
+                    self.topology,
+                ),
             )
             for stack in self.stacks
         )
         return dataclasses.replace(self, stacks=stacks, version=self.version + 1)
 
-    def _memory_with(self, stack: StackPlan, limits: Limits) -> MemoryEstimate:
-        """Only buffers and exchange depend on limits: scale them."""
-        here = self.topology
-        buffers = 3 * 4 * (limits.buffer_size_per_device - stack.limits.buffer_size_per_device)
-        unique = limits.max_unique_ids_per_partition - stack.limits.max_unique_ids_per_partition
-        exchange = (
-            8 * unique * here.sparsecores * here.sparsecores_per_device * (stack.width + 1)
-            if here.devices > 1
-            else 0
-        )
-        return dataclasses.replace(
-            stack.memory,
-            input_buffers=stack.memory.input_buffers + buffers,
-            exchange=stack.memory.exchange + exchange,
+    def explain_memory(self) -> str:
+        """The bytes on one device as a table in plain text, stack by stack, and what they are.
+
+        Example:
+            >>> print(plan.explain_memory())
+            each of 8 devices, batches of 4096 samples:
+            stack   tables    slots      input  activations  gradients   exchange    total  ...
+            users  1.9 GiB  1.9 GiB  192.5 KiB      1.0 MiB    1.0 MiB  520.0 KiB  3.8 GiB  ...
+        """
+        return (
+            f"each of {self.topology.devices} devices, batches of {self.batch_size} samples:\n"
+            + memory_text({stack.name: stack.memory for stack in self.stacks})
+            + "\ntables, slots: stored all the time; padding is the part of both that no id reads "
+            "(rows up to a multiple of 8 × SparseCores, columns up to the stack's width)\n"
+            "input, exchange: grow with the limits; activations, gradients: grow with the batch"
         )
 
     def _content(self) -> dict[str, Any]:

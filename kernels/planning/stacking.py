@@ -1,15 +1,17 @@
-"""Stacking: which tables and features are stored and looked up as one, and where each lies.
+"""Stacking: tables that are stored, looked up and updated as one, and where each lies in it.
 
 The functions write into the specs they are given, as those of ``nn.table_stacking`` of
 jax-tpu-embedding do, and give the same results. `kernels.build_plan` uses them on copies.
+Which tables to stack is chosen in `kernels.planning.auto_stacking`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from kernels.errors import SpecError
 from kernels.specs import (
@@ -22,19 +24,21 @@ from kernels.specs import (
     TableSettingInStack,
     TableSpec,
 )
-from kernels.utils import check_num_sparsecores, round_up, tree_leaves
+from kernels.utils import round_up, tree_leaves
 
 __all__ = [
-    "auto_stack_tables",
+    "compute_table_to_setting_in_stack",
     "get_default_limits",
     "get_stacked_table_specs",
     "get_table_specs",
-    "prepare_feature_specs_for_training",
+    "get_table_stacks",
     "round_up_dim_and_vocab_size",
     "sample_count",
     "stack_name_of",
     "stack_tables",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 _COLUMN_MULTIPLE = 8
 _ROW_MULTIPLE = 8
@@ -74,7 +78,10 @@ def _features(feature_specs: Nested[FeatureSpec]) -> list[FeatureSpec]:
     features: list[FeatureSpec] = tree_leaves(feature_specs)
     for name, count in Counter(feature.name for feature in features).items():
         if count > 1:
-            raise SpecError(f"feature '{name}' is defined {count} times; rename all but one")
+            raise SpecError(
+                f"Feature spec {name} is already defined: {count} features have this name; rename "
+                "all but one"
+            )
     return features
 
 
@@ -95,6 +102,17 @@ def get_stacked_table_specs(feature_specs: Nested[FeatureSpec]) -> dict[str, Sta
     """
     stacks = [f.table_spec.stacked_table_spec for f in _features(feature_specs)]
     return {stack.stack_name: stack for stack in stacks}
+
+
+def get_table_stacks(table_specs: Nested[TableSpec]) -> dict[str, list[TableSpec]]:
+    """The tables of every stack, by its name, in the order given.
+
+    A table that has not been stacked counts as a stack of its own.
+    """
+    stacks: dict[str, list[TableSpec]] = defaultdict(list)
+    for table in tree_leaves(table_specs):
+        stacks[table.setting_in_stack.stack_name].append(table)
+    return dict(stacks)
 
 
 def stack_name_of(table_names: Sequence[str], use_short_stack_names: bool = True) -> str:
@@ -145,27 +163,25 @@ def stack_tables(
     num_sc = num_sc_per_device * global_device_count
     columns, rows = round_up_dim_and_vocab_size(tables, num_sc)
     width = max(columns.values())
-    if fail_on_excess_padding and min(columns.values()) != width:
-        raise SpecError(
-            f"stack '{stack_name}': the tables' padded columns differ ({columns}), which wastes "
+    if min(columns.values()) != width:
+        excess = (
+            f"Excess padding detected for stacked table {stack_name}: the tables' padded columns "
+            f"differ ({columns}), which wastes "
             f"{sum((width - columns[n]) * rows[n] for n in table_names)} values; stack tables of "
-            "equal columns, or pass fail_on_excess_padding=False"
+            "equal padded columns"
         )
+        if fail_on_excess_padding:
+            raise SpecError(f"{excess}, or pass fail_on_excess_padding=False")
+        _LOGGER.warning("%s", excess)
 
-    settings: dict[str, TableSettingInStack] = {}
-    row_offset, shift = 0, 0
-    step = num_sc_per_device if rotation is None else rotation
-    for name in table_names:
-        settings[name] = TableSettingInStack(
-            stack_name=stack_name,
-            padded_vocab_size=rows[name],
-            padded_embedding_dim=width,
-            row_offset_in_shard=row_offset,
-            shard_rotation=shift,
-        )
-        row_offset += rows[name] // num_sc
-        shift = (shift + step) % num_sc
-
+    settings = compute_table_to_setting_in_stack(
+        stack_name,
+        table_names,
+        width,
+        rows,
+        num_sc,
+        num_sc_per_device if rotation is None else rotation,
+    )
     sample_offsets: dict[str, int] = {}
     samples = 0
     for feature in members:
@@ -191,7 +207,7 @@ def stack_tables(
         max_unique_ids_per_partition=limits[1],
         activation_mem_bytes_limit=activation_mem_bytes_limit,
         quantization_config=members[0].table_spec.quantization_config,
-        unpadded_embedding_dim=_common_dim(tables.values()),
+        unpadded_embedding_dim=first.embedding_dim if first.optimizer.mixes_columns else None,
     )
     for feature in members:
         setting = settings[feature.table_spec.name]
@@ -204,9 +220,45 @@ def stack_tables(
         )
 
 
-def _common_dim(tables: Iterable[TableSpec]) -> int | None:
-    dims = {table.embedding_dim for table in tables}
-    return dims.pop() if len(dims) == 1 else None
+def compute_table_to_setting_in_stack(
+    stack_name: str,
+    table_names: Sequence[str],
+    padded_embedding_dim: int,
+    table_to_padded_vocab_size: Mapping[str, int],
+    num_shards: int,
+    rotation: int,
+) -> dict[str, TableSettingInStack]:
+    """Where each table lies in a stack: one after another in every shard, each rotated further.
+
+    Args:
+        stack_name: Name of the stack.
+        table_names: Its tables, in order.
+        padded_embedding_dim: Columns of the stack.
+        table_to_padded_vocab_size: Rows of every table, multiples of ``num_shards``.
+        num_shards: SparseCores of the whole mesh.
+        rotation: SparseCores by which each table is rotated against the one before it.
+
+    Raises:
+        SpecError: If the rows of a table are not given.
+    """
+    settings: dict[str, TableSettingInStack] = {}
+    row_offset, shift = 0, 0
+    for name in table_names:
+        if name not in table_to_padded_vocab_size:
+            raise SpecError(
+                f"Padded vocab size for Table {name} is missing; give it for every table of stack "
+                f"'{stack_name}'"
+            )
+        settings[name] = TableSettingInStack(
+            stack_name=stack_name,
+            padded_vocab_size=table_to_padded_vocab_size[name],
+            padded_embedding_dim=padded_embedding_dim,
+            row_offset_in_shard=row_offset,
+            shard_rotation=shift,
+        )
+        row_offset += table_to_padded_vocab_size[name] // num_shards
+        shift = (shift + rotation) % num_shards
+    return settings
 
 
 def _check_group(
@@ -220,7 +272,8 @@ def _check_group(
     for name, count in Counter(table_names).items():
         if count > 1:
             raise SpecError(
-                f"stack '{stack_name}': table '{name}' is named {count} times; name it once"
+                f"Table {name} is repeated in group {stack_name}: it is named {count} times; name "
+                "it once"
             )
         if name not in tables:
             raise SpecError(
@@ -230,20 +283,24 @@ def _check_group(
         current = table.setting_in_stack.stack_name
         if current != table.name:
             raise SpecError(
-                f"table '{table.name}' is already in stack '{current}'; a table can be in one only"
+                f"Table {table.name} is already stacked in group {current}; a table can be in one "
+                "stack only"
             )
     for feature in features:
         setting = feature.table_spec.setting_in_stack
         if setting.stack_name == stack_name and setting.stack_name != feature.table_spec.name:
-            raise SpecError(f"stack name '{stack_name}' is taken; choose another")
+            raise SpecError(
+                f"Cannot use stack name {stack_name} since it's already used; choose another"
+            )
     first = tables[table_names[0]]
     for what in ("optimizer", "combiner", "quantization_config"):
         for name in table_names[1:]:
             mine, other = getattr(first, what), getattr(tables[name], what)
             if mine != other:
                 raise SpecError(
-                    f"stack '{stack_name}': tables '{first.name}' and '{name}' differ in {what} "
-                    f"({mine!r} and {other!r}); stack tables that agree in it"
+                    f"Tables {list(table_names)} in group {stack_name} have different "
+                    f"{what.replace('_', ' ')}s: '{first.name}' has {mine!r}, '{name}' has "
+                    f"{other!r}; stack tables that agree in it"
                 )
     dims = {tables[name].embedding_dim for name in table_names}
     if first.optimizer.mixes_columns and len(dims) > 1:
@@ -251,124 +308,3 @@ def _check_group(
             f"stack '{stack_name}': {first.optimizer.short_name()} needs tables of one "
             f"embedding_dim, got {sorted(dims)}; stack those of equal embedding_dim"
         )
-
-
-def auto_stack_tables(
-    features: Nested[FeatureSpec],
-    global_device_count: int,
-    num_sc_per_device: int | None = None,
-    rotation: int | None = None,
-    stack_to_max_ids_per_partition: LimitsCallable = get_default_limits,
-    stack_to_max_unique_ids_per_partition: LimitsCallable = get_default_limits,
-    *,
-    use_short_stack_names: bool = True,
-    activation_mem_bytes_limit: int | None = DEFAULT_ACTIVATION_MEM_BYTES_LIMIT,
-) -> None:
-    """Stack all tables that agree in padded columns, optimizer, combiner and quantization.
-
-    A table joins the first stack of its kind where the activations of one SparseCore stay within
-    ``activation_mem_bytes_limit``. The specs are changed in place; arguments as in `stack_tables`.
-    """
-    sparsecores = check_num_sparsecores(num_sc_per_device)
-    limit = (
-        DEFAULT_ACTIVATION_MEM_BYTES_LIMIT
-        if activation_mem_bytes_limit is None
-        else activation_mem_bytes_limit
-    )
-    flat: list[FeatureSpec] = tree_leaves(features)
-    for group in _groups(flat, sparsecores * global_device_count, limit):
-        stack_tables(
-            features=features,
-            table_names=group,
-            global_device_count=global_device_count,
-            num_sc_per_device=sparsecores,
-            rotation=rotation,
-            stack_to_max_ids_per_partition=stack_to_max_ids_per_partition,
-            stack_to_max_unique_ids_per_partition=stack_to_max_unique_ids_per_partition,
-            stack_name=stack_name_of(group, use_short_stack_names),
-            activation_mem_bytes_limit=limit,
-        )
-
-
-def _groups(features: Sequence[FeatureSpec], num_sc: int, bytes_limit: int) -> list[list[str]]:
-    """Names of the tables of every stack."""
-    tables = {f.table_spec.name: f.table_spec for f in features}
-    columns, _ = round_up_dim_and_vocab_size(tables, num_sc)
-    activation_bytes: dict[str, int] = defaultdict(int)
-    for feature in features:
-        name = feature.table_spec.name
-        activation_bytes[name] += 4 * columns[name] * (sample_count(feature) // num_sc)
-
-    kinds: dict[object, list[list[str]]] = defaultdict(list)
-    for name, table in tables.items():
-        kind = (
-            columns[name],
-            table.optimizer,
-            table.combiner,
-            table.quantization_config,
-            table.embedding_dim if table.optimizer.mixes_columns else None,
-        )
-        for group in kinds[kind]:
-            if sum(activation_bytes[n] for n in (*group, name)) <= bytes_limit:
-                group.append(name)
-                break
-        else:
-            kinds[kind].append([name])
-    return [group for groups in kinds.values() for group in groups]
-
-
-def prepare_feature_specs_for_training(
-    feature_specs: Nested[FeatureSpec],
-    global_device_count: int,
-    num_sc_per_device: int | None = None,
-) -> None:
-    """Make every table that is in no stack a stack of its own, in place.
-
-    Features that share such a table are placed one after another, in order of their names.
-
-    Args:
-        feature_specs: The features; those already stacked are left as they are.
-        global_device_count: Devices of the mesh.
-        num_sc_per_device: SparseCores of a device; None asks the first device.
-
-    Raises:
-        SpecError: If two features have one name, or a table says it is in a stack it is not in.
-    """
-    num_sc = check_num_sparsecores(num_sc_per_device) * global_device_count
-    by_table: dict[str, list[FeatureSpec]] = defaultdict(list)
-    for feature in _features(feature_specs):
-        if not feature.table_spec.is_stacked():
-            by_table[feature.table_spec.name].append(feature)
-
-    for name, features in by_table.items():
-        features.sort(key=lambda feature: feature.name)
-        total = sum(sample_count(feature) for feature in features)
-        row_offset = 0
-        for feature in features:
-            table = feature.table_spec
-            if table.setting_in_stack.stack_name != name:
-                raise SpecError(
-                    f"table '{name}' names stack '{table.setting_in_stack.stack_name}' but is not "
-                    "in it; make a new TableSpec without _setting_in_stack"
-                )
-            columns, rows = round_up_dim_and_vocab_size({name: table}, num_sc)
-            table.setting_in_stack = TableSettingInStack(
-                stack_name=name,
-                padded_vocab_size=rows[name],
-                padded_embedding_dim=columns[name],
-            )
-            table.stacked_table_spec = StackedTableSpec(
-                stack_name=name,
-                stack_vocab_size=rows[name],
-                stack_embedding_dim=columns[name],
-                optimizer=table.optimizer,
-                combiner=table.combiner,
-                total_sample_count=total,
-                max_ids_per_partition=table.max_ids_per_partition,
-                max_unique_ids_per_partition=table.max_unique_ids_per_partition,
-                suggested_coo_buffer_size_per_device=table.suggested_coo_buffer_size_per_device,
-                quantization_config=table.quantization_config,
-                unpadded_embedding_dim=table.embedding_dim,
-            )
-            feature.id_transformation = FeatureIdTransformation(row_offset=row_offset)
-            row_offset += sample_count(feature)

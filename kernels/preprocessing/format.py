@@ -26,6 +26,9 @@ Samples: a device's samples are cut evenly over its SparseCores, feature by feat
 features of a stack follow one another within a SparseCore. So sample ``k`` of a feature's share on
 a SparseCore has the number ``row_offset / S + k``.
 
+With minibatching the SparseCores of a device share its buffer, as
+`kernels.preprocessing.minibatching` tells.
+
 Source: the input-processing page of jax-tpu-embedding's documentation, and
 https://openxla.org/xla/sparsecore.
 """
@@ -33,7 +36,7 @@ https://openxla.org/xla/sparsecore.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -41,6 +44,7 @@ import jax
 import numpy as np
 
 from kernels.errors import SpecError
+from kernels.preprocessing.minibatching import BUCKETS
 from kernels.specs import StackedTableSpec
 from kernels.utils import round_up
 
@@ -63,6 +67,7 @@ PARTITION_ALIGNMENT: int = 8
 """Partitions start at multiples of this many entries."""
 
 _MIN_ROW_POINTERS = 8
+_MOST_ENTRIES = 2**31 - 1
 
 
 def row_pointers_per_sparsecore(sparsecores: int) -> int:
@@ -71,24 +76,46 @@ def row_pointers_per_sparsecore(sparsecores: int) -> int:
 
 
 def theoretical_buffer_size_per_device(
-    max_ids_per_partition: int, sparsecores: int, num_sc_per_device: int
+    max_ids_per_partition: int,
+    sparsecores: int,
+    num_sc_per_device: int,
+    *,
+    enable_minibatching: bool = False,
 ) -> int:
-    """Entries a device needs when every partition is full."""
+    """Entries a device needs when every partition (of every minibatch) is full."""
     full = round_up(max_ids_per_partition, PARTITION_ALIGNMENT)
-    return full * sparsecores * num_sc_per_device
+    return full * sparsecores * num_sc_per_device * (BUCKETS if enable_minibatching else 1)
 
 
 def buffer_size_per_device(
-    stack: StackedTableSpec, sparsecores: int, num_sc_per_device: int
+    stack: StackedTableSpec,
+    sparsecores: int,
+    num_sc_per_device: int,
+    *,
+    enable_minibatching: bool = False,
 ) -> int:
-    """Entries of a stack's buffer on one device: as suggested, but no more than can be used."""
+    """Entries of a stack's buffer on one device: as suggested, but no more than can be used.
+
+    Raises:
+        SpecError: If positions in it do not fit int32.
+    """
     most = theoretical_buffer_size_per_device(
-        stack.max_ids_per_partition, sparsecores, num_sc_per_device
+        stack.max_ids_per_partition,
+        sparsecores,
+        num_sc_per_device,
+        enable_minibatching=enable_minibatching,
     )
     suggested = stack.suggested_coo_buffer_size_per_device
-    if suggested is None:
-        return most
-    return min(most, round_up(suggested, PARTITION_ALIGNMENT * num_sc_per_device))
+    if suggested is not None:
+        most = min(most, round_up(suggested, PARTITION_ALIGNMENT * num_sc_per_device))
+    if most > _MOST_ENTRIES:
+        raise SpecError(
+            f"stack '{stack.stack_name}': a buffer of {most} entries per device is too large: "
+            f"positions must fit int32 ({_MOST_ENTRIES}); set "
+            "suggested_coo_buffer_size_per_device, or lower max_ids_per_partition "
+            f"({stack.max_ids_per_partition})"
+        )
+    return most
 
 
 def check_sharding_strategy(sharding_strategy: str) -> None:
@@ -147,6 +174,10 @@ class PreprocessedInput:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """Row pointers, embedding ids, sample ids and gains, for code that unpacks them."""
+        return iter(self.sparse_dense_matmul_input)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -165,6 +196,10 @@ class SparseDenseMatmulInputStats:
     """``[local SparseCores]`` int32: entries, each partition rounded up to a multiple of 8."""
     id_drop_counters: dict[str, int] = field(default_factory=dict)
     """Ids left out because of a limit."""
+
+    def replace(self, **changes: Any) -> SparseDenseMatmulInputStats:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     def get_required_buffer_size_per_device(
         self, table_name: str, num_sc_per_device: int | None = None

@@ -20,7 +20,7 @@ class ReferenceFeature:
     """One feature's samples on this process, and where they go."""
 
     ids: Sequence[Sequence[int]]
-    """Per sample its ids; negative ones are padding."""
+    """Per sample its ids; -1 is padding."""
     gains: Sequence[Sequence[float]]
     row_offset: int = 0
     col_offset: int = 0

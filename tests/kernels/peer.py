@@ -16,6 +16,7 @@ __all__ = [
     "embedding",
     "embedding_spec",
     "preprocess",
+    "preprocess_sparse",
     "specs_like",
     "table_stacking",
 ]
@@ -104,6 +105,31 @@ def preprocess(
     return pybind_input_preprocessing.preprocess_sparse_dense_matmul_input(
         [ids[key] for key in keys],
         None if gains is None else [gains[key] for key in keys],
+        [theirs[key] for key in keys],
+        local_devices,
+        devices,
+        num_sc_per_device=per_device,
+        **options,
+    )
+
+
+def preprocess_sparse(
+    specs: Mapping[str, kernels.FeatureSpec],
+    indices: Mapping[str, Any],
+    values: Mapping[str, Any],
+    shapes: Mapping[str, Any],
+    local_devices: int,
+    devices: int,
+    per_device: int,
+    **options: Any,
+) -> Any:
+    """Like `preprocess`, of sparse tensors."""
+    theirs = placed_like(specs)
+    keys = list(specs)
+    return pybind_input_preprocessing.preprocess_sparse_dense_matmul_sparse_coo_input(
+        [indices[key] for key in keys],
+        [values[key] for key in keys],
+        [shapes[key] for key in keys],
         [theirs[key] for key in keys],
         local_devices,
         devices,

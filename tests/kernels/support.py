@@ -90,6 +90,10 @@ class Engine:
         self.placed = kernels.apply_plan(self.plan, self.specs)
         self.mesh = mesh_of(self.devices)
 
+    def optimizer(self, stack: str) -> kernels.OptimizerSpec:
+        """The optimizer of a stack."""
+        return kernels.get_stacked_table_specs(self.placed)[stack].optimizer
+
     def initialize(self, seed: int = 0) -> dict[str, kernels.EmbeddingVariables]:
         return kernels.initialize_tables(self.plan, self.specs, self.mesh, seed)
 
@@ -102,14 +106,20 @@ class Engine:
             rows = rng.normal(0, 0.1, (spec.vocabulary_size, spec.embedding_dim))
             optimizer, columns = spec.optimizer, spec.embedding_dim
             slots = [
-                np.full((spec.vocabulary_size, width), optimizer.parameters()[INITIAL], np.float32)
+                np.full(
+                    (spec.vocabulary_size, width),
+                    optimizer.parameters().get(INITIAL, 0.1),
+                    np.float32,
+                )
                 for width in optimizer.slot_variables_widths(columns)
             ]
             logical[name] = kernels.EmbeddingVariables(rows.astype(np.float32), tuple(slots))
         for stack in self.plan.stacks:
             optimizer = specs[stack.tables[0].table].optimizer
             slots = tuple(
-                np.full((stack.vocab_size, width), optimizer.parameters()[INITIAL], np.float32)
+                np.full(
+                    (stack.vocab_size, width), optimizer.parameters().get(INITIAL, 0.1), np.float32
+                )
                 for width in optimizer.slot_variables_widths(stack.width)
             )
             blank[stack.name] = kernels.EmbeddingVariables(

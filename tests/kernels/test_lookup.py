@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 import kernels
 from kernels.backends import select_backend
+from tests.kernels.minibatching import in_minibatches
 from tests.kernels.support import (
     AXIS,
     Engine,
@@ -22,41 +24,10 @@ from tests.kernels.support import (
 )
 
 
-def random_gains(ids, seed):
-    rng = np.random.default_rng(seed)
-    return {name: rng.uniform(0.2, 2, value.shape) for name, value in ids.items()}
-
-
-@pytest.mark.parametrize(
-    ("devices", "per_device", "combiner"),
-    [
-        (1, 1, "sum"),
-        (1, 4, "mean"),
-        (2, 1, "sqrtn"),
-        (2, 2, "mean"),
-        (4, 1, "sum"),
-        (4, 2, "sqrtn"),
-    ],
-)
-def test_activations_are_those_of_the_reference(devices, per_device, combiner):
-    specs = several_features(32, combiner=combiner)
-    engine = Engine(specs, devices, per_device)
-    tables = engine.tables()
-    ids = random_ids(specs, 1)
-    gains = random_gains(ids, 2)
-    logical = kernels.unstack_tables(engine.plan, tables)
-    for given in (None, gains):
-        batch, _ = engine.encode(ids, given)
-        got = engine.lookup(batch, tables)
-        for name, want in true_lookup(specs, logical, ids, given).items():
-            np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("devices", [1, 4])
-def test_several_stacks_and_narrow_outputs(devices):
+def test_several_stacks_and_narrow_outputs():
     specs = several_features(16) | {"other": feature("other", table("other", 40, 20), 16, 3)}
     specs["user"] = dataclasses.replace(specs["user"], output_shape=(16, 7))
-    engine = Engine(specs, devices)
+    engine = Engine(specs, 4)
     assert len(engine.plan.stacks) == 2
     tables = engine.tables()
     ids = random_ids(specs, 1)
@@ -67,11 +38,10 @@ def test_several_stacks_and_narrow_outputs(devices):
         np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_specs_may_be_nested_and_one_table_alone(devices):
+def test_specs_may_be_nested_and_one_table_alone():
     specs = {"a": [feature("one", table("t", 30), 8, 2)], "b": feature("two", table("u", 9), 8)}
     flat = {"one": specs["a"][0], "two": specs["b"]}
-    engine = Engine(specs, devices, stack=False)
+    engine = Engine(specs, 2, stack=False)
     ids = random_ids(flat, 0)
     tables = engine.tables()
     batch, _ = engine.encode({"a": [ids["one"]], "b": ids["two"]})
@@ -117,18 +87,26 @@ def test_what_lies_in_unused_parts_of_the_buffers_does_not_matter(devices):
         np.testing.assert_array_equal(mine, other)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_quantization_rounds_rows_to_buckets(devices):
-    config = kernels.QuantizationConfig(min_value=-0.1, max_value=0.1, num_buckets=5)
+@pytest.mark.parametrize(("devices", "buckets", "kind"), [(1, 5, "ui8"), (2, 300, "ui16")])
+def test_quantized_rows_travel_as_bucket_numbers(devices, buckets, kind):
+    config = kernels.QuantizationConfig(min_value=-0.1, max_value=0.1, num_buckets=buckets)
     specs = {"f": feature("f", table("t", 30, quantization_config=config), 8, 1)}
     engine = Engine(specs, devices)
     tables = engine.tables()
     ids = random_ids(specs, 0, padding=False)
-    got = np.asarray(engine.lookup(engine.encode(ids)[0], tables)["f"])
+    batch, _ = engine.encode(ids)
+    run = engine.sharded(
+        kernels.tpu_sparse_dense_matmul, 2, global_device_count=devices, platform="gpu"
+    )
+    got = np.asarray(fast_jit(run)(batch, tables)["f"])
     rows = kernels.unstack_tables(engine.plan, tables)["t"][ids["f"][:, 0]]
-    buckets = np.linspace(-0.1, 0.1, 5)
-    nearest = buckets[np.abs(rows[..., None] - buckets).argmin(-1)]
+    values = np.linspace(-0.1, 0.1, buckets)
+    nearest = values[np.abs(rows[..., None] - values).argmin(-1)]
     np.testing.assert_allclose(got, nearest, atol=1e-6)
+    text = jax.jit(run).lower(batch, tables).as_text()
+    assert f"x{kind}>" in text
+    if devices > 1:
+        assert re.search(rf"all_to_all.*x8x{kind}>", text)
 
 
 def test_stacked_activations_come_apart_and_go_together_again():
@@ -181,13 +159,21 @@ def test_mixed_up_arguments_are_refused():
         kernels.tpu_sparse_dense_matmul, global_device_count=1, num_sc_per_device=1
     )
     with pytest.raises(kernels.SpecError, match="preprocessed_inputs hold stacks"):
-        look(batch, tables, alone.placed)
+        look(batch, alone.tables(), alone.placed)
     with pytest.raises(kernels.SpecError, match="embedding_variables hold stacks"):
         look(batch, alone.tables(), engine.placed)
     with pytest.raises(kernels.SpecError, match="is not stacked"):
         look(batch, tables, specs)
-    with pytest.raises(kernels.SpecError, match="raise the limits"):
+    with pytest.raises(kernels.SpecError, match="encoded with enable_minibatching=False"):
         look(batch, tables, engine.placed, enable_minibatching=True)
+    with pytest.raises(kernels.SpecError, match="encoded with enable_minibatching=True"):
+        look(in_minibatches(batch, 1, 1, 2), tables, engine.placed)
+    with pytest.raises(kernels.SpecError, match="8 row pointers on a device, but 1 devices of 3"):
+        look(batch, tables, engine.placed, num_sc_per_device=3)
+    with pytest.raises(kernels.SpecError, match=r"axis_names names \['rows'\]"):
+        look(batch, tables, engine.placed, axis_names=["rows"])
+    with pytest.raises(kernels.SpecError, match="'items_days_users' hold no array"):
+        look(batch, {"items_days_users": ()}, engine.placed)
     with pytest.raises(kernels.SpecError, match="'abacus' has no embedding backend"):
         select_backend("abacus")
 

@@ -181,12 +181,12 @@ def test_ragged_features_have_theoretical_limits_too():
 def test_limits_grow_with_headroom_and_never_shrink():
     now = kernels.Limits(256, 256, 1024)
     assert kernels.raise_limits(now, Seen(10, 10, 10)) == now
-    assert kernels.raise_limits(now, Seen(320, 100, 900)) == kernels.Limits(400, 256, 1024)
+    assert kernels.raise_limits(now, Seen(320, 100, 900)) == kernels.Limits(416, 256, 1152)
     most = kernels.Limits(352, 352, 2048)
     assert kernels.raise_limits(now, Seen(320, 300, 1100), maximum=most) == kernels.Limits(
-        352, 352, 1376
+        352, 352, 1408
     )
-    assert kernels.raise_limits(now, Seen(257, 1, 1), headroom=1) == kernels.Limits(264, 256, 1024)
+    assert kernels.raise_limits(now, Seen(257, 1, 1), headroom=1) == kernels.Limits(288, 256, 1024)
     # A maximum that is too small does not keep a batch out.
     assert kernels.raise_limits(now, Seen(500, 1, 1), maximum=most).max_ids_per_partition == 504
     with pytest.raises(kernels.SpecError, match="headroom"):
@@ -235,3 +235,32 @@ def test_bytes_per_device_are_those_of_the_arrays():
     assert engine.plan.bytes_per_device == memory.total
     row_wise = plan_of(several_features(32, optimizer=kernels.RowWiseAdagradOptimizerSpec(0.1)))
     assert row_wise.memory.slots * 16 == row_wise.memory.tables
+
+
+def test_memory_is_explained():
+    specs = several_features(4096, optimizer=kernels.RowWiseAdagradOptimizerSpec(0.1))
+    plan = kernels.build_plan(specs, kernels.Topology(2, 4, 2), batch_size=4096)
+    first, header, *lines = plan.explain_memory().splitlines()
+    assert "8 devices" in first and "4096" in first
+    columns = header.split()
+    assert columns[0] == "stack" and columns[-2:] == ["total", "padding"]
+    assert [line.split()[0] for line in lines[:-2]] == [*(s.name for s in plan.stacks), "all"]
+    units = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    for line, memory in zip(lines, (*(s.memory for s in plan.stacks), plan.memory), strict=False):
+        cells = line.split()[1:]
+        shown = [float(n) * units[unit] for n, unit in zip(cells[::2], cells[1::2], strict=True)]
+        # Rounded to a tenth of the unit: at most 5 % off.
+        assert shown[-2] == pytest.approx(memory.total, rel=0.05)
+        assert sum(shown[:-2]) == pytest.approx(memory.total, rel=0.05)
+        assert shown[-1] == pytest.approx(memory.padding, rel=0.05)
+
+
+def test_padding_is_what_no_id_reads():
+    one = {"f": feature("f", table("t", 100, 12), 32)}
+    plan = kernels.build_plan(one, kernels.Topology(1, 2, 2), batch_size=32)
+    # 128 rows of 16 columns for 100 of 12; table and accumulator; half of it on each device.
+    assert plan.memory.padding == (128 * 16 - 100 * 12) * 2 * 4 // 2
+    assert plan.memory.gradients == plan.memory.activations == 32 // 2 * 16 * 4
+    full = {"f": feature("f", table("t", 128, 16), 32)}
+    plan = kernels.build_plan(full, kernels.Topology(1, 2, 2), batch_size=32)
+    assert plan.memory.padding == 0

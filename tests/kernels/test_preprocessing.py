@@ -7,110 +7,67 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import kernels
+from kernels.preprocessing.engine import native_is_built
 from kernels.preprocessing.format import UNUSED_ENTRY
 from kernels.preprocessing.reference import ReferenceFeature, reference_partitions
-from tests.kernels import peer
+from tests.kernels.preprocessing_cases import (
+    Batch,
+    batches,
+    partition,
+    preprocessing_engine,
+    ragged,
+)
 from tests.kernels.support import Engine, feature, random_ids, several_features, table
 
-FIELDS = ("lhs_row_pointers", "lhs_embedding_ids", "lhs_sample_ids", "lhs_gains")
-
-
-def used_parts(row_pointers, buffer, sources, sparsecores):
-    """A buffer up to the aligned end of each SparseCore's last partition: what is initialised."""
-    pointers = row_pointers.reshape(sources, -1)
-    ends = -(-pointers[:, sparsecores - 1] // 8) * 8
-    return [part[:end] for part, end in zip(buffer.reshape(sources, -1), ends, strict=True)]
-
-
-def assert_like_the_peer(engine, ids, gains, **options):
-    batch, stats = engine.encode(ids, gains, **options)
-    *theirs, _, their_stats = peer.preprocess(
-        engine.placed, ids, gains, engine.devices, engine.devices, engine.per_device, **options
-    )
-    sources, cores = engine.devices * engine.per_device, engine.plan.topology.sparsecores
-    for name in engine.plan.limits:
-        pointers = batch.lhs_row_pointers[name]
-        assert pointers.tobytes() == theirs[0][name].tobytes()
-        for field, other in zip(FIELDS[1:], theirs[1:], strict=True):
-            mine = getattr(batch, field)[name]
-            assert mine.dtype == other[name].dtype
-            assert mine.shape == other[name].shape
-            pairs = zip(
-                used_parts(pointers, mine, sources, cores),
-                used_parts(pointers, other[name], sources, cores),
-                strict=True,
-            )
-            for a, b in pairs:
-                np.testing.assert_array_equal(a, b, err_msg=f"{name} {field}")
-        for mine_stat, their_stat in (
-            (stats.max_ids_per_partition, their_stats.max_ids_per_partition),
-            (stats.max_unique_ids_per_partition, their_stats.max_unique_ids_per_partition),
-            (stats.required_buffer_size_per_sc, their_stats.required_buffer_sizes),
-        ):
-            np.testing.assert_array_equal(mine_stat[name], their_stat[name])
-            assert mine_stat[name].dtype == their_stat[name].dtype
-        assert stats.id_drop_counters[name] == their_stats.dropped_id_count[name]
-
-
-def ragged(rows, dtype):
-    value = np.empty(len(rows), dtype=object)
-    for number, row in enumerate(rows):
-        value[number] = np.asarray(row, dtype=dtype)
-    return value
-
-
-@st.composite
-def batches(draw):
-    """Specs, ids and gains that jax-tpu-embedding accepts."""
-    sources = draw(
-        st.sampled_from([(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 4)])
-    )
-    devices, per_device = sources
-    samples = devices * per_device * draw(st.integers(1, 4))
-    combiner = draw(st.sampled_from(["sum", "mean", "sqrtn"]))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    weighted = draw(st.booleans())
-    tables = [
-        table(f"t{n}", draw(st.integers(1, 60)), draw(st.integers(1, 12)), combiner=combiner)
-        for n in range(draw(st.integers(1, 3)))
-    ]
-    specs, ids, gains = {}, {}, {}
-    for n in range(draw(st.integers(1, 4))):
-        of, name = draw(st.sampled_from(tables)), f"f{n}"
-        dtype = draw(st.sampled_from([np.int32, np.int64]))
-        if draw(st.booleans()):
-            valency = draw(st.integers(1, 9))
-            specs[name] = feature(name, of, samples, valency)
-            ids[name] = rng.integers(0, of.vocabulary_size, (samples, valency)).astype(dtype)
-            gains[name] = rng.uniform(0.1, 2, (samples, valency)).astype(np.float32)
-        else:
-            lengths = rng.integers(0, 6, samples)
-            specs[name] = feature(name, of, samples, None)
-            ids[name] = ragged([rng.integers(0, of.vocabulary_size, k) for k in lengths], np.int32)
-            gains[name] = ragged([rng.uniform(0.1, 2, k) for k in lengths], np.float32)
-    engine = Engine(specs, devices, per_device, stack=draw(st.booleans()))
-    return engine, ids, gains if weighted else None
+__all__ = ["preprocessing_engine"]
 
 
 @given(batches())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_buffers_are_the_peers_byte_for_byte(batch):
-    engine, ids, gains = batch
-    assert_like_the_peer(engine, ids, gains)
+    batch.limit(256, 256)
+    assert batch.assert_like_the_peer() == 1
 
 
 @given(batches(), st.integers(1, 12), st.integers(1, 12), st.integers(1, 80))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_ids_are_dropped_as_the_peer_drops_them(batch, most, unique, buffer):
-    engine, ids, gains = batch
-    limits = kernels.Limits(most, min(most, unique), buffer)
-    engine.limits = dict.fromkeys(engine.plan.limits, limits)
-    engine.__post_init__()
-    assert_like_the_peer(engine, ids, gains, allow_id_dropping=True)
+    batch.limit(most, unique, None)
+    sizes = kernels.compute_coo_buffer_size_per_device(
+        batch.engine.placed, batch.engine.devices, batch.engine.per_device
+    )
+    batch.limit(most, unique, min(buffer, *sizes.values()))
+    batch.assert_like_the_peer(allow_id_dropping=True)
+
+
+@given(batches())
+@settings(max_examples=80, deadline=None)
+def test_limits_hit_exactly_are_enough_and_one_less_is_not(batch):
+    """What statistics say a batch needs is what it needs."""
+    batch.limit(256, 256)
+    _, stats = batch.encode()
+    assume(all(value.min() > 0 for value in stats.required_buffer_size_per_sc.values()))
+    most = max(int(value.max()) for value in stats.max_ids_per_partition.values())
+    unique = max(int(value.max()) for value in stats.max_unique_ids_per_partition.values())
+    need = max(int(value.max()) for value in stats.required_buffer_size_per_sc.values())
+    buffer = need * batch.engine.per_device
+    batch.limit(most, unique, buffer)
+    batch.assert_like_the_peer()
+    for limits, name, observed in (
+        ((most - 1, most - 1, buffer), "max_ids_per_partition", most),
+        ((most, unique - 1, buffer), "max_unique_ids_per_partition", unique),
+        ((most, unique, buffer - 8 * batch.engine.per_device), "buffer_size_per_device", buffer),
+    ):
+        if limits[-1] < 1 or min(limits) < 1:
+            continue
+        batch.limit(*limits)
+        with pytest.raises(kernels.LimitsExceeded) as caught:
+            batch.encode()
+        assert (name, observed) in {(o.limit, o.observed) for o in caught.value.overflows}
 
 
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
@@ -126,7 +83,7 @@ def test_buffers_hold_what_the_reference_says(combiner, devices, per_device, wei
     if not weighted:
         gains = {name: np.ones_like(value) for name, value in gains.items()}
     batch, _ = engine.encode(ids, gains if weighted else None)
-    sources = cores = devices * per_device
+    cores = devices * per_device
     (stack,) = engine.plan.stacks
     want = reference_partitions(
         [
@@ -140,47 +97,55 @@ def test_buffers_hold_what_the_reference_says(combiner, devices, per_device, wei
             for name, spec in engine.placed.items()
         ],
         combiner,
-        sources,
+        cores,
         cores,
     )
-    pointers = batch.lhs_row_pointers[stack.name].reshape(sources, -1)
-    for source, asked in itertools.product(range(sources), range(cores)):
-        start = 0 if asked == 0 else -(-pointers[source, asked - 1] // 8) * 8
-        inside = slice(start, pointers[source, asked])
-        rows, samples, values = (
-            getattr(batch, field)[stack.name].reshape(sources, -1)[source, inside]
-            for field in FIELDS[1:]
-        )
+    for source, asked in itertools.product(range(cores), range(cores)):
+        have = partition(batch, stack.name, engine, source, asked)
         entries = want[source, asked]
-        assert rows.tolist() == [entry[0] for entry in entries]
-        assert samples.tolist() == [entry[1] for entry in entries]
-        np.testing.assert_allclose(values, [entry[2] for entry in entries], rtol=1e-6)
+        assert [entry[:2] for entry in have] == [entry[:2] for entry in entries]
+        np.testing.assert_allclose(
+            [entry[2] for entry in have], [entry[2] for entry in entries], rtol=1e-6
+        )
 
 
-def test_all_unused_entries_are_padding():
+def test_ids_beyond_32_bits_are_rows_like_any_other():
+    """Ten thousand million rows on eight SparseCores."""
+    large = table("large", 10**10, 8)
+    engine = Engine({"f": feature("f", large, 8, 2)}, 2, 4)
+    ids = np.array([[10**10 - 1 - k, 2**31 + 8 * k] for k in range(8)])
+    batch, _ = engine.encode({"f": ids})
+    for source, pair in enumerate(ids.tolist()):
+        for number in pair:
+            entries = partition(batch, "large", engine, source, number % 8)
+            assert (number // 8, 0, 1.0) in entries
+
+
+def test_a_batch_without_ids_is_all_unused():
     specs = several_features(16)
     engine = Engine(specs, 2, 2)
-    batch, stats = engine.encode({n: np.full_like(v, -1) for n, v in random_ids(specs, 0).items()})
+    nothing = {n: np.full_like(v, -1) for n, v in random_ids(specs, 0).items()}
+    empty = {name: [[] for _ in value] for name, value in nothing.items()}
     (name,) = engine.plan.limits
-    assert (batch.lhs_embedding_ids[name] == UNUSED_ENTRY).all()
-    assert (batch.lhs_sample_ids[name] == UNUSED_ENTRY).all()
-    assert np.isnan(batch.lhs_gains[name]).all()
-    assert (batch.lhs_row_pointers[name] == 0).all()
-    assert stats.get_required_buffer_size_per_device(name, 2) == 0
+    for ids in (nothing, empty):
+        batch, stats = engine.encode(ids)
+        assert (batch.lhs_embedding_ids[name] == UNUSED_ENTRY).all()
+        assert (batch.lhs_sample_ids[name] == UNUSED_ENTRY).all()
+        assert np.isnan(batch.lhs_gains[name]).all()
+        assert (batch.lhs_row_pointers[name] == 0).all()
+        assert stats.get_required_buffer_size_per_device(name, 2) == 0
+    rows = {f"f{n}": ragged([[]] * 8, np.int32) for n in range(2)}
+    features = {name: feature(name, table("t", 9), 8, None) for name in rows}
+    assert Batch(Engine(features, 2, 2), rows, None).assert_like_the_peer() == 1
 
 
-def test_padding_is_as_if_the_id_were_not_there():
-    tags = table("tags", 30, combiner="mean")
-    rows = [[3, 5], [], [7], [1, 1, 2]]
-    dense = np.full((4, 4), -1)
-    for number, row in enumerate(rows):
-        dense[number, : len(row)] = row
-    by_dense, _ = Engine({"f": feature("f", tags, 4, 4)}, 1).encode({"f": dense})
-    engine = Engine({"f": feature("f", tags, 4, 4)}, 1)
-    for other in (rows, ragged(rows, np.int64)):
-        by_ragged, _ = engine.encode({"f": other})
-        for a, b in zip(jax.tree.leaves(by_dense), jax.tree.leaves(by_ragged), strict=True):
-            np.testing.assert_array_equal(a, b)
+def test_one_sample_may_hold_an_id_very_often():
+    ids = ragged([[7] * 5000, [7, 3], [], [3] * 700], np.int32)
+    gains = ragged([np.linspace(0.1, 1, len(row)) for row in ids], np.float32)
+    for combiner in ("sum", "mean", "sqrtn"):
+        engine = Engine({"f": feature("f", table("t", 9, combiner=combiner), 4, None)}, 1, 2)
+        Batch(engine, {"f": ids}, {"f": gains}).assert_like_the_peer()
+        Batch(engine, {"f": ids}, None).assert_like_the_peer()
 
 
 def test_a_leading_dimension_only_reshapes():
@@ -212,49 +177,6 @@ def test_two_processes_make_together_what_one_makes():
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *halves)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(joined), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_ids_out_of_range_are_named():
-    specs = several_features(16)
-    engine = Engine(specs, 2)
-    ids = random_ids(specs, 0)
-    ids["clicked"][11, 3] = 131
-    with pytest.raises(kernels.SpecError, match=r"'clicked': sample 11 holds id 131.*'items'.*131"):
-        engine.encode(ids)
-    rows = list(random_ids(specs, 0)["clicked"])
-    rows[5] = np.array([1, 2, 999])
-    with pytest.raises(kernels.SpecError, match="sample 5 holds id 999"):
-        engine.encode(ids | {"clicked": rows})
-
-
-def test_inputs_that_cannot_be_meant_are_refused():
-    specs = several_features(16)
-    engine = Engine(specs, 2)
-    ids = random_ids(specs, 0)
-    with pytest.raises(kernels.SpecError, match=r"8 samples on this process.*means 16"):
-        engine.encode(ids | {"day": ids["day"][:8]})
-    with pytest.raises(kernels.SpecError, match="float"):
-        engine.encode(ids | {"day": ids["day"].astype(np.float32)})
-    with pytest.raises(kernels.SpecError, match=r"shape \(2, 8, 1\)"):
-        engine.encode(ids | {"day": ids["day"].reshape(2, 8, 1)})
-    with pytest.raises(kernels.SpecError, match="structure of feature_specs"):
-        engine.encode({name: value for name, value in ids.items() if name != "day"})
-    with pytest.raises(kernels.SpecError, match="one gain per id"):
-        engine.encode(ids, {n: np.ones((len(v), 1)) for n, v in ids.items()})
-    with pytest.raises(kernels.SpecError, match="raise the limits"):
-        engine.encode(ids, enable_minibatching=True)
-    with pytest.raises(kernels.SpecError, match="use 'MOD'"):
-        engine.encode(ids, sharding_strategy="DIV")
-
-
-def test_gains_that_cancel_are_refused_and_gains_of_zero_count_nothing():
-    tags = table("tags", 30, combiner="mean")
-    engine = Engine({"f": feature("f", tags, 2, 2)}, 1)
-    ids = {"f": np.array([[1, 2], [3, 4]])}
-    with pytest.raises(kernels.SpecError, match="gains of sample 1 sum to 0"):
-        engine.encode(ids, {"f": np.array([[1.0, 1.0], [1.0, -1.0]])})
-    batch, _ = engine.encode(ids, {"f": np.array([[1.0, 1.0], [0.0, 0.0]])})
-    assert batch.lhs_gains["tags"][:4].tolist() == [0.5, 0.5, 0.0, 0.0]
 
 
 def test_limits_are_named_when_exceeded():
@@ -298,3 +220,10 @@ def test_statistics_can_be_read_and_set_per_device():
     assert stats.get_required_buffer_size_per_device("u") == 64
     with pytest.raises(kernels.SpecError, match="num_sc_per_device"):
         stats.set_required_buffer_size_per_device("v", 64)
+
+
+def test_the_engine_asked_for_is_the_one_that_runs(preprocessing_engine):
+    from kernels.preprocessing.engine import select_engine
+
+    assert select_engine().__name__ == f"kernels.preprocessing.{preprocessing_engine}_engine"
+    assert native_is_built() or preprocessing_engine == "numpy"

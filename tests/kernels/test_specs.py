@@ -72,7 +72,9 @@ def test_a_stacked_table_cannot_be_changed_but_placed_again():
 
 def test_what_stacking_writes_is_missed_with_a_reason():
     spec = feature("f", table("t", 10), 8)
-    with pytest.raises(kernels.SpecError, match="table 't' is not stacked"):
+    with pytest.raises(
+        kernels.SpecError, match="prepare_feature_specs_for_training was not called"
+    ):
         _ = spec.table_spec.stacked_table_spec
     with pytest.raises(kernels.SpecError, match="feature 'f' is not placed"):
         _ = spec.id_transformation

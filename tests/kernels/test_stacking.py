@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
+from kernels import table_stacking
 from tests.kernels import peer
 from tests.kernels.support import feature, table
 
 
 @st.composite
 def spec_lists(draw):
-    combiners, rates = ("sum", "mean"), (0.1, 0.2)
+    combiners, rates = kernels.specs.COMBINERS, (0.1, 0.2)
     tables = [
         table(
             f"table_{'x' * draw(st.integers(0, 20))}_{number}",
@@ -34,6 +35,12 @@ def spec_lists(draw):
     return {f.name: f for f in features}
 
 
+LIMITS = {
+    "stack_to_max_ids_per_partition": lambda name, samples: samples + len(name),
+    "stack_to_max_unique_ids_per_partition": lambda name, samples: samples // 2 + 1,
+}
+
+
 @given(
     specs=spec_lists(),
     devices=st.integers(1, 4),
@@ -41,19 +48,21 @@ def spec_lists(draw):
     rotation=st.sampled_from([None, 0, 1, 3]),
     short=st.booleans(),
     activation_bytes=st.sampled_from([None, 3000, 20000]),
+    limits=st.sampled_from([{}, LIMITS]),
 )
 @settings(max_examples=60, deadline=None)
 def test_automatic_stacking_is_the_same(
-    specs, devices, per_device, rotation, short, activation_bytes
+    specs, devices, per_device, rotation, short, activation_bytes, limits
 ):
     theirs = peer.specs_like(specs)
-    kernels.auto_stack_tables(
+    table_stacking.auto_stack_tables(
         specs,
         devices,
         per_device,
         rotation,
         use_short_stack_names=short,
         activation_mem_bytes_limit=activation_bytes,
+        **limits,
     )
     kernels.prepare_feature_specs_for_training(specs, devices, per_device)
     peer.table_stacking.auto_stack_tables(
@@ -63,6 +72,7 @@ def test_automatic_stacking_is_the_same(
         rotation,
         use_short_stack_names=short,
         activation_mem_bytes_limit=activation_bytes,
+        **limits,
     )
     peer.embedding.prepare_feature_specs_for_training(theirs, devices, per_device)
     peer.assert_same_placement(specs, theirs)
@@ -99,14 +109,14 @@ def test_what_cannot_be_stacked_is_refused():
     with pytest.raises(kernels.SpecError, match="no feature uses table 'z'"):
         kernels.stack_tables(specs, ["a", "z"], 1, 1)
     kernels.stack_tables(specs, ["a", "b"], 1, 1, stack_name="both")
-    with pytest.raises(kernels.SpecError, match="already in stack 'both'"):
+    with pytest.raises(kernels.SpecError, match="Table a is already stacked in group both"):
         kernels.stack_tables(specs, ["a", "c"], 1, 1)
-    with pytest.raises(kernels.SpecError, match="'both' is taken"):
+    with pytest.raises(kernels.SpecError, match="both since it's already used"):
         kernels.stack_tables(specs, ["c"], 1, 1, stack_name="both")
 
     specs = three()
     specs["b"].table_spec.combiner = "mean"
-    with pytest.raises(kernels.SpecError, match="differ in combiner"):
+    with pytest.raises(kernels.SpecError, match="different combiners"):
         kernels.stack_tables(specs, ["a", "b"], 1, 1)
     specs["c"].table_spec = dataclasses.replace(specs["c"].table_spec, embedding_dim=30)
     with pytest.raises(kernels.SpecError, match="wastes"):
@@ -124,7 +134,88 @@ def test_row_wise_optimizers_only_stack_tables_of_one_width():
 
 def test_features_of_one_name_are_refused():
     one = table("t", 10)
-    with pytest.raises(kernels.SpecError, match="feature 'f' is defined 2 times"):
-        kernels.prepare_feature_specs_for_training(
-            [feature("f", one, 8), feature("f", one, 8)], 1, 1
+    with pytest.raises(kernels.SpecError, match="f is already defined: 2 features"):
+        kernels.get_table_specs([feature("f", one, 8), feature("f", one, 8)])
+    with pytest.raises(kernels.SpecError, match="f is already defined: 2 features"):
+        kernels.build_plan(
+            [feature("f", one, 8), feature("f", one, 8)], kernels.Topology(1, 1), batch_size=8
         )
+
+
+HERE = (table_stacking, kernels, kernels.prepare_feature_specs_for_training)
+THERE = (
+    peer.table_stacking,
+    peer.embedding,
+    peer.embedding.prepare_feature_specs_for_training,
+)
+
+
+@pytest.mark.parametrize("where", [HERE, THERE], ids=["here", "there"])
+def test_errors_have_the_words_of_there(where):
+    stacking, names, prepare = where
+
+    def fresh():
+        return three() if where is HERE else peer.specs_like(three())
+
+    def stack(specs, *tables, **options):
+        stacking.stack_tables(specs, tables, 2, 2, **options)
+
+    with pytest.raises(ValueError, match="Table a is repeated in group"):
+        stack(fresh(), "a", "b", "a")
+    specs = fresh()
+    stack(specs, "a", "b", stack_name="custom_stack")
+    with pytest.raises(ValueError, match=r"Table b is already stacked."):
+        stack(specs, "c", "b")
+    with pytest.raises(ValueError, match=r"custom_stack.*already used.*"):
+        stack(specs, "c", stack_name="custom_stack")
+    for field, value, words in (
+        ("optimizer", specs["a"].table_spec.optimizer.__class__(0.7), "different optimizers"),
+        ("combiner", "mean", "different combiners"),
+    ):
+        specs = fresh()
+        setattr(specs["b"].table_spec, field, value)
+        with pytest.raises(ValueError, match=words):
+            stack(specs, "a", "b")
+    specs = fresh()
+    specs["c"].table_spec = dataclasses.replace(specs["c"].table_spec, embedding_dim=30)
+    with pytest.raises(ValueError, match="Excess padding detected for stacked table a_c"):
+        stack(specs, "a", "c", fail_on_excess_padding=True)
+    with pytest.raises(ValueError, match="Padded vocab size for Table z is missing"):
+        stacking.compute_table_to_setting_in_stack("s", ["z"], 8, {}, 4, 1)
+
+    with pytest.raises(
+        ValueError, match=r"embedding.prepare_feature_specs_for_training was not called"
+    ):
+        names.get_stacked_table_specs(fresh())
+    twice = [fresh()["a"], fresh()["a"]]
+    prepare(twice, 2, 2)  # accepts them; asking for tables does not
+    for ask in (names.get_table_specs, names.get_stacked_table_specs):
+        with pytest.raises(ValueError, match="Feature spec a is already defined"):
+            ask(twice)
+    specs = fresh()
+    prepare(specs, 2, 2)
+    with pytest.raises(AttributeError, match="Cannot update parameter 'combiner' on TableSpec 'a'"):
+        specs["a"].table_spec.combiner = "mean"
+
+
+def test_uneven_padding_is_warned_of(caplog):
+    specs = three()
+    specs["c"].table_spec = dataclasses.replace(specs["c"].table_spec, embedding_dim=30)
+    kernels.stack_tables(specs, ["a", "c"], 1, 1)
+    assert "Excess padding detected for stacked table a_c" in caplog.text
+    assert specs["a"].table_spec.stacked_table_spec.stack_embedding_dim == 32
+
+
+def test_tables_of_a_stack_are_listed_as_there():
+    specs = three()
+    theirs = peer.specs_like(specs)
+    for stacking, where in ((table_stacking, specs), (peer.table_stacking, theirs)):
+        stacking.stack_tables(where, ["c", "a"], 2, 2)
+    kernels.prepare_feature_specs_for_training(specs, 2, 2)
+    peer.embedding.prepare_feature_specs_for_training(theirs, 2, 2)
+
+    def names(stacking, where):
+        stacks = stacking.get_table_stacks([f.table_spec for f in where.values()])
+        return {stack: [t.name for t in tables] for stack, tables in stacks.items()}
+
+    assert names(table_stacking, specs) == names(peer.table_stacking, theirs)

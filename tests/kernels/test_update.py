@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import kernels
+from tests.kernels.minibatching import in_minibatches
 from tests.kernels.support import (
     Engine,
     fast_jit,
@@ -16,15 +17,7 @@ from tests.kernels.support import (
     random_ids,
     several_features,
     table,
-    true_gradients,
 )
-from tests.kernels.test_optimizers import true_step
-
-OPTIMIZERS = [
-    kernels.SGDOptimizerSpec(0.3),
-    kernels.AdagradOptimizerSpec(0.3),
-    kernels.RowWiseAdagradOptimizerSpec(0.3),
-]
 
 
 def random_gradients(specs, seed):
@@ -32,103 +25,6 @@ def random_gradients(specs, seed):
     return {
         name: rng.normal(size=spec.output_shape).astype(np.float32) for name, spec in specs.items()
     }
-
-
-def true_update(specs, variables, gradients, ids, gains=None):
-    """Every row of the batch moves by the optimizer's formula, all others stay."""
-    result = {}
-    optimizers = {s.table_spec.name: s.table_spec.optimizer for s in specs.values()}
-    for name, rows in true_gradients(specs, gradients, ids, gains).items():
-        table_, slots = variables[name].table.copy(), [s.copy() for s in variables[name].slot]
-        touched = sorted(rows)
-        summed = np.array([rows[i] for i in touched])
-        rate = optimizers[name].learning_rate
-        new, new_slots = true_step(
-            optimizers[name], summed, table_[touched], [s[touched] for s in slots], rate
-        )
-        table_[touched] = new
-        for slot, value in zip(slots, new_slots, strict=True):
-            slot[touched] = value
-        result[name] = (table_, slots, touched)
-    return result
-
-
-@pytest.mark.parametrize(
-    ("devices", "per_device", "optimizer"),
-    [
-        (1, 1, OPTIMIZERS[0]),
-        (2, 2, OPTIMIZERS[0]),
-        (1, 4, OPTIMIZERS[1]),
-        (4, 1, OPTIMIZERS[1]),
-        (2, 1, OPTIMIZERS[2]),
-        (4, 2, OPTIMIZERS[2]),
-    ],
-    ids=str,
-)
-def test_updated_tables_are_those_of_the_reference(devices, per_device, optimizer):
-    specs = several_features(32, optimizer=optimizer, combiner="mean")
-    engine = Engine(specs, devices, per_device)
-    tables = engine.tables()
-    before = kernels.unstack_variables(engine.plan, tables)
-    ids, gradients = random_ids(specs, 1), random_gradients(specs, 2)
-    rng = np.random.default_rng(3)
-    gains = {name: rng.uniform(0.2, 2, value.shape) for name, value in ids.items()}
-    updated = engine.update(gradients, engine.encode(ids, gains)[0], tables)
-    after = kernels.unstack_variables(engine.plan, updated)
-    for name, (rows, slots, touched) in true_update(specs, before, gradients, ids, gains).items():
-        np.testing.assert_allclose(after[name].table, rows, rtol=2e-4, atol=2e-6)
-        for mine, other in zip(after[name].slot, slots, strict=True):
-            np.testing.assert_allclose(mine, other, rtol=2e-4)
-        untouched = np.setdiff1d(np.arange(len(rows)), touched)
-        np.testing.assert_array_equal(after[name].table[untouched], before[name].table[untouched])
-    for mine in updated.values():
-        assert np.isfinite(mine.table).all()
-        assert not np.any(mine.table[:, 12:])
-
-
-def trainer(engine):
-    """A function of a number of steps of pulling activations to a target: logical variables."""
-
-    def step(batch, tables, targets):
-        activations = kernels.tpu_sparse_dense_matmul(
-            batch,
-            tables,
-            engine.placed,
-            global_device_count=engine.devices,
-            num_sc_per_device=engine.per_device,
-        )
-        gradients = jax.tree.map(jnp.subtract, activations, targets)
-        return kernels.tpu_sparse_dense_matmul_grad(
-            gradients, batch, tables, engine.placed, num_sc_per_device=engine.per_device
-        )
-
-    spec = jax.sharding.PartitionSpec(engine.mesh.axis_names[0])
-    sharded = jax.shard_map(
-        step, mesh=engine.mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
-    )
-    compiled = fast_jit(sharded, donate_argnums=1)
-
-    def train(steps):
-        tables = engine.tables(seed=3)
-        for number in range(steps):
-            batch, _ = engine.encode(random_ids(engine.specs, number))
-            tables = compiled(batch, tables, random_gradients(engine.specs, 100 + number))
-        return kernels.unstack_variables(engine.plan, tables)
-
-    return train
-
-
-def test_every_mesh_and_stacking_trains_to_the_same_tables_and_repeats_bit_by_bit():
-    specs = several_features(32, optimizer=kernels.AdagradOptimizerSpec(0.3))
-    want = trainer(Engine(specs, 1))(4)
-    for devices, per_device, stack in ((1, 4, True), (2, 2, True), (4, 1, True), (2, 1, False)):
-        train = trainer(Engine(specs, devices, per_device, stack))
-        got, again = train(4), train(4)
-        for mine, repeated, other in zip(
-            *(jax.tree.leaves(variables) for variables in (got, again, want)), strict=True
-        ):
-            np.testing.assert_array_equal(mine, repeated)
-            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
 
 
 def test_learning_rates_follow_the_step():
@@ -193,8 +89,10 @@ def test_gradients_may_come_stacked():
         update({"user": gradients["user"]})
 
 
-@pytest.mark.parametrize(("devices", "per_device"), [(1, 1), (4, 1), (2, 2)])
-def test_a_donated_step_works_in_place_and_moves_no_table(devices, per_device):
+@pytest.mark.parametrize(
+    ("devices", "per_device", "minibatches"), [(1, 1, 0), (2, 2, 0), (4, 1, 3)]
+)
+def test_a_donated_step_works_in_place_and_moves_no_table(devices, per_device, minibatches):
     """The optimized program has no copy, all-gather or new buffer as large as a table."""
     rows = 40_000
     specs = {
@@ -206,13 +104,21 @@ def test_a_donated_step_works_in_place_and_moves_no_table(devices, per_device):
     batch, _ = engine.encode(random_ids(specs, 0))
     gradients = random_gradients(specs, 1)
 
+    if minibatches:
+        batch = in_minibatches(batch, devices, per_device, minibatches)
+    options = {
+        "num_sc_per_device": per_device,
+        "enable_minibatching": bool(minibatches),
+        "platform": "gpu",  # the backend in plain JAX, here compiled for CPUs
+    }
+
     def step(batch, tables, gradients):
         activations = kernels.tpu_sparse_dense_matmul(
-            batch, tables, engine.placed, global_device_count=devices, num_sc_per_device=per_device
+            batch, tables, engine.placed, global_device_count=devices, **options
         )
         gradients = jax.tree.map(jnp.add, activations, gradients)
         return kernels.tpu_sparse_dense_matmul_grad(
-            gradients, batch, tables, engine.placed, num_sc_per_device=per_device
+            gradients, batch, tables, engine.placed, **options
         )
 
     spec = jax.sharding.PartitionSpec(engine.mesh.axis_names[0])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -155,3 +157,77 @@ def test_shardings_that_cannot_be_meant_are_refused():
         kernels.init_embedding_variables(
             jax.random.key(0), tables, NamedSharding(mesh, PartitionSpec(AXIS, None)), 1
         )
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (None,),
+        (None, "x"),
+        (None, "x", None),
+        (None, None, "x"),
+        ("x", None, None, None),
+        (None, "x", None, None),
+    ],
+)
+def test_malformed_shardings_are_refused_in_the_words_of_there(parts):
+    mesh = jax.make_mesh((len(jax.devices()),), ("x",))
+    tables = kernels.get_table_specs(several_features(32))
+    with pytest.raises(
+        ValueError, match="PartitionSpec of the global sharding either needs to be in the format"
+    ):
+        kernels.init_embedding_variables(
+            jax.random.key(0), tables, NamedSharding(mesh, PartitionSpec(*parts)), 1
+        )
+
+
+def test_devices_in_another_order_must_be_meant():
+    devices = jax.devices()
+    devices.append(devices.pop(len(devices) // 2))
+    sharding = NamedSharding(jax.sharding.Mesh(devices, "x"), PartitionSpec("x", None))
+    specs = {"f": feature("f", table("t", 20), 64)}
+    kernels.prepare_feature_specs_for_training(specs, len(devices), 1)
+    make = functools.partial(
+        kernels.init_embedding_variables,
+        jax.random.key(0),
+        kernels.get_table_specs(specs),
+        sharding,
+        1,
+    )
+    with pytest.raises(
+        ValueError,
+        match="global_sharding needs to be created with default device order from",
+    ):
+        make()
+    made = make(bypass_mesh_check=True)["t"].table
+    assert [shard.device for shard in made.addressable_shards] == devices
+
+
+@pytest.mark.parametrize(
+    ("shape", "names", "axis"),
+    [((2, 4), ("x", "y"), ("x", "y")), ((1, 1, 8, 1), ("a", "b", "c", "d"), "c")],
+)
+def test_meshes_of_several_axes_hold_whole_stacks(shape, names, axis):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(shape), names)
+    specs = {n: feature(n, table(n, size, 14), 64) for n, size in (("a", 32), ("b", 77))}
+    kernels.auto_stack_tables(specs, 8, 2)
+    (made,) = kernels.init_embedding_variables(
+        jax.random.key(0),
+        kernels.get_table_specs(specs),
+        NamedSharding(mesh, PartitionSpec(axis, None)),
+        2,
+    ).values()
+    stack = specs["a"].table_spec.stacked_table_spec
+    assert made.table.shape == (stack.stack_vocab_size, stack.stack_embedding_dim) == (256, 16)
+    assert {shard.data.shape for shard in made.table.addressable_shards} == {(32, 16)}
+
+
+def test_tables_that_were_not_prepared_keep_their_size():
+    made = kernels.init_embedding_variables(
+        jax.random.key(0),
+        [table("a", 32, 16), table("b", 64, 16)],
+        NamedSharding(jax.make_mesh((8,), ("x",)), PartitionSpec("x", None)),
+        2,
+    )
+    assert {name: v.table.shape for name, v in made.items()} == {"a": (32, 16), "b": (64, 16)}
+    assert made["a"].slot.accumulator.shape == (32, 16)

@@ -1,0 +1,152 @@
+"""The rivals of `benchmarks.kernels` and `benchmarks.step` in torch, run by a Python of their own.
+
+    python torch_rivals.py torch|fbgemm|step ids.npz settings.json
+
+Prints the least seconds of every measurement as JSON. It imports nothing of this project.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def least(prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int) -> float:
+    """Least seconds of ``run`` on what ``prepare``, which does not count, returned."""
+    best = float("inf")
+    for number in range(rounds + 1):
+        given = prepare()
+        start = time.perf_counter()
+        run(given)
+        if number:
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def embedding_bags(data: Any, work: dict[str, Any]) -> tuple[float, float]:
+    """EmbeddingBag with sparse gradients, and the sparse step of torch's Adagrad."""
+    bags, inputs = make_bags(data, work)
+    optimizer = torch.optim.Adagrad([bag.weight for bag in bags], lr=work["rate"])
+    gradients = [torch.randn(work["batch"], work["width"]) for _ in bags]
+
+    def forward(_: Any = None) -> list[torch.Tensor]:
+        return [
+            bag(ids, offsets, per_sample_weights=gains)
+            for bag, (ids, offsets, gains) in zip(bags, inputs, strict=True)
+        ]
+
+    def update(outputs: list[torch.Tensor]) -> None:
+        torch.autograd.backward(outputs, gradients)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    with torch.no_grad():
+        ahead = least(lambda: None, forward, work["rounds"])
+    return ahead, least(forward, update, work["rounds"])
+
+
+def make_bags(data: Any, work: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """One bag for every table, and its ids, offsets and gains."""
+    bags, inputs = [], []
+    offsets = torch.arange(work["batch"]) * work["valency"]
+    for number in range(work["tables"]):
+        weight = torch.empty(work["rows"], work["width"]).uniform_(-0.5, 0.5)
+        bags.append(
+            torch.nn.EmbeddingBag.from_pretrained(weight, freeze=False, mode="sum", sparse=True)
+        )
+        ids = torch.from_numpy(data[f"ids{number}"].astype(np.int64)).reshape(-1)
+        gains = torch.from_numpy(data[f"gains{number}"]).reshape(-1)
+        inputs.append((ids, offsets, gains))
+    return bags, inputs
+
+
+def fbgemm(data: Any, work: dict[str, Any]) -> tuple[float, float]:
+    """FBGEMM's table-batched embeddings on CPU, with Adagrad fused into the backward pass."""
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
+    tables, batch, valency = work["tables"], work["batch"], work["valency"]
+    table = (work["rows"], work["width"], EmbeddingLocation.HOST, ComputeDevice.CPU)
+    bags = SplitTableBatchedEmbeddingBagsCodegen(
+        [table] * tables,
+        optimizer=EmbOptimType.EXACT_ADAGRAD,
+        learning_rate=work["rate"],
+        pooling_mode=PoolingMode.SUM,
+        device=torch.device("cpu"),
+    )
+    bags.init_embedding_weights_uniform(-0.5, 0.5)
+    ids = np.concatenate([data[f"ids{n}"].reshape(-1) for n in range(tables)]).astype(np.int64)
+    gains = np.concatenate([data[f"gains{n}"].reshape(-1) for n in range(tables)])
+    given = (torch.from_numpy(ids), torch.arange(tables * batch + 1) * valency)
+    weights = torch.from_numpy(gains)
+    gradient = torch.randn(batch, tables * work["width"])
+
+    def forward(_: Any = None) -> torch.Tensor:
+        return bags(*given, per_sample_weights=weights)
+
+    with torch.no_grad():
+        ahead = least(lambda: None, forward, work["rounds"])
+    return ahead, least(forward, lambda out: out.backward(gradient), work["rounds"])
+
+
+def train_step(data: Any, work: dict[str, Any]) -> tuple[float, float]:
+    """One step of a DLRM: bags, dot interaction, two stacks of dense layers, Adagrad for all."""
+    bags, inputs = make_bags(data, work)
+    width, tables, dense = work["width"], work["tables"], torch.from_numpy(data["dense"])
+    labels = torch.from_numpy(data["labels"])
+    bottom = layers([dense.shape[1], *work["bottom"], width])
+    pairs = (tables + 1) * tables // 2
+    top = layers([width + pairs, *work["top"], 1])[:-1]
+    upper = torch.triu_indices(tables + 1, tables + 1, 1)
+    bag_optimizer = torch.optim.Adagrad([bag.weight for bag in bags], lr=work["rate"])
+    parameters = [*bottom.parameters(), *top.parameters()]
+    dense_optimizer = torch.optim.Adagrad(parameters, lr=work["rate"])
+
+    def step(_: Any = None) -> None:
+        low = bottom(dense)
+        rows = [
+            bag(ids, offsets, per_sample_weights=gains)
+            for bag, (ids, offsets, gains) in zip(bags, inputs, strict=True)
+        ]
+        stacked = torch.stack([low, *rows], dim=1)
+        products = torch.bmm(stacked, stacked.transpose(1, 2))[:, upper[0], upper[1]]
+        logits = top(torch.cat([low, products], dim=1)).squeeze(1)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        for optimizer in (bag_optimizer, dense_optimizer):
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        bag_optimizer.step()
+        dense_optimizer.step()
+
+    seconds = least(lambda: None, step, work["rounds"])
+    return seconds, seconds
+
+
+def layers(sizes: list[int]) -> torch.nn.Sequential:
+    """Dense layers of these sizes, each followed by a ReLU."""
+    parts: list[torch.nn.Module] = []
+    for before, after in itertools.pairwise(sizes):
+        parts += [torch.nn.Linear(before, after), torch.nn.ReLU()]
+    return torch.nn.Sequential(*parts)
+
+
+warnings.filterwarnings("ignore", message="Sparse invariant")
+
+if __name__ == "__main__":
+    kind, arrays, settings = sys.argv[1:]
+    run = {"torch": embedding_bags, "fbgemm": fbgemm, "step": train_step}[kind]
+    forward_seconds, update_seconds = run(np.load(arrays), json.loads(Path(settings).read_text()))
+    print(json.dumps({"forward": forward_seconds, "update": update_seconds}))
