@@ -3,7 +3,10 @@
 The public surface, loaded when first used, as most of it brings JAX with it:
 
     Program, Feature, BinaryCrossEntropy     what a user writes
-    Ids, Hashed, Buckets, Tags, Number       columns to ids and numbers
+    Ids, Hashed, Vocabulary, Buckets,        columns to ids
+    Crossed, Tags, Lists
+    Number                                   columns to numbers
+    ValueSet, read_vocabulary, ...           vocabularies and where they come from
     Host                                     runs a program on one machine
     BinaryMetrics                            metrics that merge
 
@@ -16,7 +19,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workers.data.transforms import Buckets, Hashed, Ids, Number, Tags
+    from workers.data.fitting import fit_buckets, fit_numbers, fit_vocabulary
+    from workers.data.transforms import (
+        Buckets,
+        Crossed,
+        Hashed,
+        Ids,
+        Lists,
+        Number,
+        Tags,
+        ValueSet,
+        Vocabulary,
+        hash_values,
+        read_vocabulary,
+        write_vocabulary,
+    )
     from workers.host import Host
     from workers.metrics import BinaryMetrics
     from workers.program import BinaryCrossEntropy, Feature, Program, load_program
@@ -25,18 +42,42 @@ __all__ = [
     "BinaryCrossEntropy",
     "BinaryMetrics",
     "Buckets",
+    "Crossed",
     "Feature",
     "Hashed",
     "Host",
     "Ids",
+    "Lists",
     "Number",
     "Program",
     "Tags",
+    "ValueSet",
+    "Vocabulary",
+    "fit_buckets",
+    "fit_numbers",
+    "fit_vocabulary",
+    "hash_values",
     "load_program",
+    "read_vocabulary",
+    "write_vocabulary",
 ]
 
 _PLACES = {
-    "workers.data.transforms": ("Buckets", "Hashed", "Ids", "Number", "Tags"),
+    "workers.data.fitting": ("fit_buckets", "fit_numbers", "fit_vocabulary"),
+    "workers.data.transforms": (
+        "Buckets",
+        "Crossed",
+        "Hashed",
+        "Ids",
+        "Lists",
+        "Number",
+        "Tags",
+        "ValueSet",
+        "Vocabulary",
+        "hash_values",
+        "read_vocabulary",
+        "write_vocabulary",
+    ),
     "workers.host": ("Host",),
     "workers.metrics": ("BinaryMetrics",),
     "workers.program": ("BinaryCrossEntropy", "Feature", "Program", "load_program"),

@@ -185,7 +185,7 @@ def check_dataset(dataset: Dataset, schema: Schema) -> None:
     except DataError as error:
         raise DataError(f"data '{dataset.path}', split '{dataset.split}': {error}") from error
     vocabularies = {
-        transform.column: transform.vocabulary_size
+        transform.column: transform.size
         for _, transform in schema.features
         if isinstance(transform, Ids)
     }
@@ -196,16 +196,18 @@ def check_dataset(dataset: Dataset, schema: Schema) -> None:
             for column in (group.column(place) for place in range(group.num_columns)):
                 name = column.path_in_schema
                 if name in schema.columns and column.statistics is not None:
-                    problem = _problem(column.statistics, vocabularies.get(name))
+                    problem = _problem(
+                        column.statistics, vocabularies.get(name), name in schema.nullable
+                    )
                     if problem:
                         raise DataError(
                             f"file '{file}', row group {index}, column '{name}': {problem}"
                         )
 
 
-def _problem(statistics: pq.Statistics, vocabulary: int | None) -> str | None:
+def _problem(statistics: pq.Statistics, vocabulary: int | None, nullable: bool) -> str | None:
     """What is wrong with a column chunk, as far as its statistics tell."""
-    if statistics.null_count:
+    if statistics.null_count and not nullable:
         return f"{statistics.null_count} null values; fill them, or leave the rows out"
     if vocabulary is not None and statistics.has_min_max:
         for value in (statistics.min, statistics.max):

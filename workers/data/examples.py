@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from workers.data.transforms import PADDING_ID, DenseTransform, IdTransform, InvalidValue, Number
+from workers.data.transforms import (
+    PADDING_ID,
+    DenseTransform,
+    IdTransform,
+    InvalidValue,
+    Number,
+    nullable_columns,
+)
 from workers.errors import DataError
 
 __all__ = ["Examples", "Schema"]
@@ -74,6 +81,13 @@ class Schema:
         transforms = [transform for _, transform in self.features]
         read = [column for t in (*transforms, *self.dense) for column in t.columns]
         return frozenset([self.label, *read])
+
+    @property
+    def nullable(self) -> frozenset[str]:
+        """Columns that may hold nulls: every transform that reads one has something for them."""
+        transforms = [*(transform for _, transform in self.features), *self.dense]
+        refused = {c for t in transforms for c in set(t.columns) - nullable_columns(t)}
+        return self.columns - refused - {self.label}
 
     def check(self, schema: pa.Schema) -> None:
         """Raise DataError if a column is missing or has a type its transform cannot read."""
