@@ -172,6 +172,9 @@ class RunConfig(_Section):
     def identity(self, data: str) -> dict[str, Any]:
         """The part that must stay the same when a run is resumed, flat, as JSON values.
 
+        Hosts and devices are no part of it: neither the order of the data nor the checkpoints
+        depend on them.
+
         Args:
             data: The resolved path of the data.
         """
@@ -180,9 +183,6 @@ class RunConfig(_Section):
             include={
                 "program",
                 "parameters",
-                "hosts",
-                "devices_per_host",
-                "platform",
                 "batch_size",
                 "seed",
                 "logical_shards",

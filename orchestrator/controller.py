@@ -74,7 +74,8 @@ class Controller:
         self._around = around
         self._data = data
         self._limits = config.model_dump(mode="json")["limits"]
-        self._plan_holds = plan is not None and history.limits == self._limits
+        made_for = history.limits, history.cluster
+        self._plan_holds = made_for == (self._limits, (config.hosts, config.devices))
         self._settings = config.failures
         self._poll_seconds = poll_seconds
         self._launch = history.launches - 1
@@ -242,7 +243,7 @@ class Controller:
     # What answers mean.
 
     def _first_plan(self, replies: Sequence[protocol.Surveyed]) -> Plan:
-        """The first plan of the run, or the first one since ``limits`` was changed by hand."""
+        """The first plan of the run, or the first one for other hosts or ``limits`` than before."""
         surveyed = reports.survey_report(replies)
         self._record(surveyed)
         self.progress.observed = dict(surveyed.observed)

@@ -29,6 +29,8 @@ class History:
     """Figures of the test split by step."""
     limits: Any = "auto"
     """What ``limits`` was set to when the newest plan was made, as JSON values."""
+    cluster: tuple[int, int] | None = None
+    """Hosts and devices that the newest plan was made for."""
 
 
 class Progress:

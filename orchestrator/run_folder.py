@@ -258,16 +258,19 @@ def read_history(events: Path) -> History:
     """What earlier drivers left behind, from their ``events.jsonl``."""
     launches = restarts = furthest = 0
     limits: Any = "auto"
+    started = cluster = None
     leases: list[tuple[int, int, int]] = []
     evaluations: dict[int, Mapping[str, float]] = {}
     for event in read_lines(events):
         match event["kind"]:
+            case "run_started":
+                started = event["hosts"], event["devices"]
             case "launching":
                 launches = max(launches, event["launch"] + 1)
             case "recovering":
                 restarts += 1
             case "plan_made":
-                limits = event["limits"]
+                limits, cluster = event["limits"], started
             case "lease_done":
                 furthest = max(furthest, event["last"])
                 if event["last"] > event["first"]:
@@ -277,4 +280,4 @@ def read_history(events: Path) -> History:
             case "restored":
                 leases = [lease for lease in leases if lease[1] <= event["step"]]
                 evaluations = {at: e for at, e in evaluations.items() if at <= event["step"]}
-    return History(launches, restarts, furthest, tuple(leases), evaluations, limits)
+    return History(launches, restarts, furthest, tuple(leases), evaluations, limits, cluster)

@@ -4,13 +4,16 @@
                        dense/    step, model parameters, optimizer state
                        about/    JSON: plan, program fingerprint, step
 
+A checkpoint can be restored under any plan of the same tables: on other hosts, devices and
+SparseCores, and in other stacks.
+
 Orbax writes into a temporary folder and renames it when all hosts are done, so a folder whose name
 is a number is complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +25,16 @@ import orbax.checkpoint as ocp
 
 from kernels import EmbeddingPlan
 from workers.errors import CheckpointError, PlanMismatch
+from workers.relayout import read_tables
 from workers.training import TrainState
 
 __all__ = ["About", "Checkpoints", "committed_steps", "read_checkpoint"]
 
 SAVE_TIMEOUT_SECONDS = 600
 """Seconds the hosts wait for each other while a checkpoint is written."""
+
+CHUNK_BYTES = 16 << 20
+"""Most bytes of an array that are stored, and so must be read, as one piece."""
 
 
 def committed_steps(folder: Path) -> tuple[int, ...]:
@@ -81,42 +88,55 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                tables=ocp.args.StandardSave(state.tables),
+                tables=ocp.args.StandardSave(
+                    state.tables,
+                    save_args=jax.tree.map(
+                        lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), state.tables
+                    ),
+                ),
                 dense=ocp.args.StandardSave(_dense(state)),
                 about=ocp.args.JsonSave(self._about.to_json(step)),
             ),
             force=True,
         )
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
+    def restore(self, step: int, like: TrainState, fresh: Callable[[], TrainState]) -> TrainState:
         """Load a committed checkpoint.
 
         Args:
             step: The checkpoint's.
             like: Shapes and layouts: ``workers.training.abstract_state``.
+            fresh: Makes the state a run begins with; called only when the tables were saved in
+                another layout than they are wanted in.
 
         Raises:
             CheckpointError: Its content cannot be read. Errors of the storage or of other hosts are
                 let through: they may pass.
-            PlanMismatch: It was saved under another layout of tables, or by another program.
+            PlanMismatch: It holds other tables, or was saved by another program.
         """
         with _reading(step, self._folder):
             about = self._manager.restore(
                 step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
             )["about"]
-        self._check(step, about)
-        with _reading(step, self._folder):
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    tables=ocp.args.StandardRestore(like.tables),
-                    dense=ocp.args.StandardRestore(_dense(like)),
-                ),
-            )
-        tables, dense = restored["tables"], restored["dense"]
-        return TrainState(
-            dense["step"], dict(tables), dense["parameters"], dense["optimizer_state"]
-        )
+        saved = self._saved_plan(step, about)
+        dense_like = ocp.args.StandardRestore(_dense(like))
+        if _layout(saved) == _layout(self._about.plan):
+            with _reading(step, self._folder):
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        tables=ocp.args.StandardRestore(like.tables), dense=dense_like
+                    ),
+                )
+            tables = dict(restored["tables"])
+        else:
+            begin = fresh().tables
+            with _reading(step, self._folder):
+                restored = self._manager.restore(step, args=ocp.args.Composite(dense=dense_like))
+                folder = self._folder / str(step) / "tables"
+                tables = read_tables(folder, saved, self._about.plan, begin)
+        dense = restored["dense"]
+        return TrainState(dense["step"], tables, dense["parameters"], dense["optimizer_state"])
 
     def wait(self) -> None:
         """Wait until the save under way is committed."""
@@ -126,25 +146,32 @@ class Checkpoints:
         """Wait for pending saves and release everything."""
         self._manager.close()
 
-    def _check(self, step: int, about: dict[str, Any]) -> None:
-        saved = EmbeddingPlan.from_json(about["plan"])
-        if _layout(saved) != _layout(self._about.plan):
-            raise PlanMismatch(
-                f"checkpoint {step} in '{self._folder}' was saved with another layout of tables "
-                f"(plan {saved.hash[:12]}, now {self._about.plan.hash[:12]}): use the "
-                "hosts, devices and tables it was made with"
-            )
+    def _saved_plan(self, step: int, about: dict[str, Any]) -> EmbeddingPlan:
+        """The plan a checkpoint was saved under, which must be of the same program and tables."""
+        where = f"checkpoint {step} in '{self._folder}'"
         if about["program"] != self._about.program:
             raise PlanMismatch(
-                f"checkpoint {step} in '{self._folder}' was saved by another program "
-                f"(fingerprint {about['program']}, now {self._about.program})"
+                f"{where} was saved by another program (fingerprint {about['program']}, now "
+                f"{self._about.program}); use the program it was made with, or a new run folder"
             )
+        saved = EmbeddingPlan.from_json(about["plan"])
+        now = {table.name: table for table in self._about.plan.tables}
+        before = {table.name: table for table in saved.tables}
+        if differing := sorted(
+            name for name in now.keys() | before.keys() if now.get(name) != before.get(name)
+        ):
+            name = differing[0]
+            raise PlanMismatch(
+                f"{where} holds other tables: '{name}' was {before.get(name)} and is now "
+                f"{now.get(name)}; use the settings it was made with, or a new run folder"
+            )
+        return saved
 
 
 def _layout(plan: EmbeddingPlan) -> Any:
     """All of a plan that decides where a row is stored: limits may change under a checkpoint."""
     stacks = [(stack.name, stack.tables, stack.vocab_size, stack.width) for stack in plan.stacks]
-    return plan.topology.devices, plan.topology.sparsecores_per_device, plan.tables, stacks
+    return plan.topology.devices, plan.topology.sparsecores_per_device, stacks
 
 
 def _dense(state: TrainState) -> dict[str, Any]:

@@ -227,7 +227,11 @@ class Host:
         if step is None:
             self._state = initial_state(*made_from, self._run.seed)
         else:
-            self._state = prepared.checkpoints.restore(step, abstract_state(*made_from))
+            self._state = prepared.checkpoints.restore(
+                step,
+                abstract_state(*made_from),
+                lambda: initial_state(*made_from, self._run.seed),
+            )
         self._step = step or 0
         self._metrics = empty_metrics(mesh)
         return protocol.Restored(self._assignment.rank, self._step)

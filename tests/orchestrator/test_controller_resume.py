@@ -26,6 +26,7 @@ def history_of(run, limits="auto"):
         leases=tuple((e.first, e.last, e.examples) for e in run.of(events.LeaseDone)),
         evaluations=run.controller.progress.evaluations,
         limits=limits,
+        cluster=(run.controller.config.hosts, run.controller.config.devices),
     )
 
 

@@ -73,9 +73,34 @@ def test_a_run_that_was_stopped_is_resumed_to_the_same_end(simulation, tmp_path)
     assert simulation.launches == 2
     assert again == summary
 
+    plans = [e["version"] for e in read_lines(path / "events.jsonl") if e["kind"] == "plan_made"]
+    assert plans == [0]
+
     longer = fit(path, resume=True, epochs=3)
     assert (longer.status, longer.steps) == ("finished", 150)
     assert losses(path) == list(range(150))
+
+
+def test_a_run_is_resumed_on_another_number_of_hosts_under_a_new_plan(simulation, tmp_path):
+    path = tmp_path / "run"
+    interrupt_after(simulation, 50)
+    assert fit(path).status == "interrupted"
+    summary = fit(path, resume=True, hosts=5)
+    assert (summary.status, summary.hosts, summary.steps) == ("finished", 5, 100)
+    assert losses(path) == list(range(100))
+    seen = [
+        (e["kind"], e.get("version", e.get("hosts")))
+        for e in read_lines(path / "events.jsonl")
+        if e["kind"] in ("run_started", "plan_made")
+    ]
+    assert seen == [("run_started", 2), ("plan_made", 0), ("run_started", 5), ("plan_made", 1)]
+
+    # Killed again, it goes on with the plan it has.
+    (path / "summary.json").unlink()
+    fit(path, resume=True, hosts=5, epochs=3)
+    assert simulation.launches == 3
+    plans = [e["version"] for e in read_lines(path / "events.jsonl") if e["kind"] == "plan_made"]
+    assert plans == [0, 1]
 
 
 def test_a_run_that_was_stopped_before_its_last_evaluation_makes_it_up(simulation, tmp_path):

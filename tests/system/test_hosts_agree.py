@@ -1,4 +1,5 @@
-"""The same run on one, two and four hosts: same rows in every batch, same losses."""
+"""The same run on one, two and four hosts: same rows in every batch, same losses, also where a run
+goes on with another number of hosts than it began with."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from tests.system.conftest import RayHead, Run
 pytestmark = pytest.mark.system
 
 STEPS = 30
+LONGER = 45
 
 
 def batches(run: Run, hosts: int) -> list[list[int]]:
@@ -29,20 +31,12 @@ def batches(run: Run, hosts: int) -> list[list[int]]:
 def test_one_two_and_four_hosts(
     small_flights: Path, ray_head: RayHead, start: Callable[..., Run]
 ) -> None:
-    runs = {}
-    for hosts in (1, 2, 4):
-        run = start(
-            f"data={small_flights}",
-            f"hosts={hosts}",
-            "batch_size=1024",
-            "epochs=2",
-            f"max_steps={STEPS}",
-            "record_rows=true",
-            "seed=5",
-            name=f"hosts-{hosts}",
-            head=ray_head,
-        )
-        runs[hosts] = run
+    def begin(folder: str, hosts: int, steps: int, *more: str) -> Run:
+        settings = ("batch_size=1024", "epochs=3", "record_rows=true", "seed=5")
+        changing = (f"data={small_flights}", f"hosts={hosts}", f"max_steps={steps}", *more)
+        return start(*settings, *changing, name=folder, head=ray_head)
+
+    runs = {hosts: begin(f"hosts-{hosts}", hosts, STEPS) for hosts in (1, 2, 4)}
     for hosts, run in runs.items():
         summary = run.finish()
         assert (summary["hosts"], summary["devices"]) == (hosts, 2 * hosts)
@@ -52,3 +46,10 @@ def test_one_two_and_four_hosts(
     for hosts in (2, 4):
         assert batches(runs[hosts], hosts) == batches(runs[1], 1)
         assert runs[hosts].losses() == pytest.approx(losses, rel=1e-5)
+
+    undisturbed = begin("hosts-1", 1, LONGER, "--resume")
+    grown = begin("hosts-2", 4, LONGER, "--resume")
+    for run in (undisturbed, grown):
+        assert run.finish()["steps"] == LONGER
+    assert sorted(grown.losses()) == list(range(LONGER))
+    assert grown.losses() == pytest.approx(undisturbed.losses(), rel=1e-5)
