@@ -139,17 +139,23 @@ def digest(batch):
     return hashlib.sha256(content).hexdigest()
 
 
-def test_any_number_of_threads_may_encode_at_once():
+@pytest.mark.parametrize("in_minibatches", [False, True])
+def test_any_number_of_threads_may_encode_at_once(in_minibatches):
     specs = several_features(1024)
-    engine = Engine(specs, 2, 2)
+    limits = dict.fromkeys(kernels.get_table_specs(specs), kernels.Limits(64, 16, 8192))
+    engine = Engine(specs, 2, 2, stack=False, limits=limits if in_minibatches else None)
+    options = {"enable_minibatching": in_minibatches, "allow_id_dropping": in_minibatches}
     batches = [random_ids(specs, seed) for seed in range(6)]
-    expected = [digest(engine.encode(ids)[0]) for ids in batches]
+    batches_encoded = [engine.encode(ids, **options) for ids in batches]
+    assert in_minibatches == (batches_encoded[0][0].num_minibatches[0] > 1)
+    expected = [digest(batch) for batch, _ in batches_encoded]
     found = []
 
     def work(first):
         for number in range(30):
             which = (first + number) % len(batches)
-            found.append(digest(engine.encode(batches[which])[0]) == expected[which])
+            batch, _ = engine.encode(batches[which], **options)
+            found.append(digest(batch) == expected[which])
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(5)]
     for thread in threads:
@@ -284,7 +290,8 @@ def hostile_input(rng, spec, samples):
         if form == "strided":
             ids = np.repeat(ids, 2, axis=1)[:, ::2]
         return FeatureInput(spec, samples, ids, gains)
-    lengths = rng.integers(0, 5, samples)
+    alike = rng.random() < 0.4
+    lengths = np.full(samples, rng.integers(5)) if alike else rng.integers(0, 5, samples)
     total = int(lengths.sum())
     ids = hostile_ids(rng, total, vocabulary)
     gains = hostile_gains(rng, total) if weighted else None
@@ -306,6 +313,7 @@ def hostile_input(rng, spec, samples):
     strange = [
         None, [], [1, 2], 3, "x", np.zeros((1, 1), np.int32), np.zeros(2, np.float32),
         np.zeros(2, ">i4"), np.arange(6)[::2], np.zeros(0), np.arange(2, dtype=np.uint8),
+        ids[: lengths[0]].astype(np.int64), np.ones(lengths[0]),
     ]  # fmt: skip
     if rng.random() < 0.4:
         rows[rng.integers(samples)] = strange[rng.integers(len(strange))]

@@ -32,8 +32,9 @@ def test_the_command_line_says_in_one_line_that_another_kernels_package_hides_ou
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text("")
     paths = [str(tmp_path), *filter(None, sys.path), str(ROOT.parent)]
+    # Without the start-up files of site-packages: one of them puts an editable installation first.
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "train"],
+        [sys.executable, "-S", "-m", "orchestrator", "train", "max_steps=1"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         cwd=tmp_path,
         capture_output=True,

@@ -34,18 +34,24 @@ class Arena {
     used_ = wanted_ = 0;
   }
 
+  // What `count` values take.
+  template <class T>
+  static size_t bytes(int64_t count) {
+    return (static_cast<size_t>(count) * sizeof(T) + 63) & ~size_t{63};
+  }
+
   // Memory for `count` values, not initialised, at a multiple of 64 bytes.
   template <class T>
   T* take(int64_t count) {
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) & ~size_t{63};
-    wanted_ += bytes;
-    if (capacity_ - used_ >= bytes) {
+    const size_t size = bytes<T>(count);
+    wanted_ += size;
+    if (capacity_ - used_ >= size) {
       void* result = memory_ + used_;
-      used_ += bytes;
+      used_ += size;
       return static_cast<T*>(result);
     }
     spilled_.reserve(spilled_.size() + 1);
-    spilled_.push_back(allocate(bytes));
+    spilled_.push_back(allocate(size));
     return static_cast<T*>(spilled_.back());
   }
 

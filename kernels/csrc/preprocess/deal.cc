@@ -1,6 +1,7 @@
 #include "kernels/csrc/preprocess/deal.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/csrc/preprocess/cuts.h"
 #include "kernels/csrc/preprocess/highway_hash.h"
@@ -10,8 +11,31 @@ namespace {
 
 constexpr uint8_t kDropped = 255;  // in place of a bucket
 
+// A SparseCore's entries, duplicates merged, by partition, local row and sample.
+struct Merged {
+  int32_t* rows;
+  int32_t* samples;
+  float* gains;
+  const uint32_t* begin;   // [sparsecores + 1]
+  const uint32_t* unique;  // [sparsecores]: different rows
+  const uint32_t* ids;     // [entries]: how many ids became each
+
+  static Merged of(const Asked& asked, const Shape& shape, Arena& arena) {
+    auto* ids = arena.take<uint32_t>(asked.entries);
+    const Merged merged{arena.take<int32_t>(asked.entries), arena.take<int32_t>(asked.entries),
+                        arena.take<float>(asked.entries), asked.begin, asked.unique, ids};
+    const Target target{nullptr, merged.rows, merged.samples, merged.gains, nullptr, nullptr};
+    for (int64_t core = 0; core < shape.sparsecores; ++core) {
+      const int64_t begin = merged.begin[core];
+      asked.sorted->merge(core, target, begin, std::numeric_limits<int64_t>::max());
+      asked.sorted->count_ids(core, ids + begin);
+    }
+    return merged;
+  }
+};
+
 // Finds the bucket of every entry. A row is hashed once for all its entries.
-void find_buckets(const Asked& merged, const Shape& shape, Arena& arena, uint8_t* buckets) {
+void find_buckets(const Merged& merged, const Shape& shape, Arena& arena, uint8_t* buckets) {
   int64_t rows = 0;
   for (int64_t asked = 0; asked < shape.sparsecores; ++asked) rows += merged.unique[asked];
   auto* columns = arena.take<uint32_t>(rows);
@@ -41,7 +65,7 @@ void find_buckets(const Asked& merged, const Shape& shape, Arena& arena, uint8_t
 
 // Marks the entries of a partition that are beyond their bucket's limits, and returns how many ids
 // they were.
-int64_t drop(const Asked& merged, int64_t begin, int64_t end, const Stack& stack, uint8_t* buckets,
+int64_t drop(const Merged& merged, int64_t begin, int64_t end, const Stack& stack, uint8_t* buckets,
              uint32_t* kept) {
   int64_t ids[kBuckets] = {}, unique[kBuckets] = {};
   int64_t dropped = 0;
@@ -53,7 +77,7 @@ int64_t drop(const Asked& merged, int64_t begin, int64_t end, const Stack& stack
       ++kept[bucket];
     } else {
       buckets[i] = kDropped;
-      dropped += merged.ids == nullptr ? 1 : merged.ids[i];
+      dropped += merged.ids[i];
     }
   }
   return dropped;
@@ -61,11 +85,13 @@ int64_t drop(const Asked& merged, int64_t begin, int64_t end, const Stack& stack
 
 }  // namespace
 
-Asked dealt(const Asked& merged, const Stack& stack, const Shape& shape, Arena& arena) {
-  const int64_t cores = shape.sparsecores, entries = merged.entries, groups = cores * kBuckets;
+Asked dealt(const Asked& asked, const Stack& stack, const Shape& shape, Arena& arena) {
+  const int64_t cores = shape.sparsecores, entries = asked.entries, groups = cores * kBuckets;
+  const Merged merged = Merged::of(asked, shape, arena);
   Asked result;
-  result.memory = PoolMemory(sizeof(int32_t) * static_cast<size_t>(3 * entries + 3 * groups +
-                                                                   cores + 1));
+  result.memory = PoolMemory(3 * Arena::bytes<int32_t>(entries) +
+                             3 * Arena::bytes<uint32_t>(groups) +
+                             Arena::bytes<uint32_t>(cores + 1));
   result.entries = entries;
   result.rows = result.memory.take<int32_t>(entries);
   result.samples = result.memory.take<int32_t>(entries);
@@ -80,11 +106,11 @@ Asked dealt(const Asked& merged, const Stack& stack, const Shape& shape, Arena& 
   std::fill_n(all_counts, groups, 0);
   std::fill_n(all_unique, groups, 0);
 
-  for (int64_t asked = 0; asked < cores; ++asked) {
-    const int64_t begin = starts[asked], end = starts[asked + 1];
-    uint32_t* counts = all_counts + asked * kBuckets;
-    uint32_t* unique = all_unique + asked * kBuckets;
-    uint32_t* kept = all_kept + asked * kBuckets;
+  for (int64_t core = 0; core < cores; ++core) {
+    const int64_t begin = starts[core], end = starts[core + 1];
+    uint32_t* counts = all_counts + core * kBuckets;
+    uint32_t* unique = all_unique + core * kBuckets;
+    uint32_t* kept = all_kept + core * kBuckets;
     for (int64_t i = begin; i < end; ++i) {
       ++counts[buckets[i]];
       unique[buckets[i]] += i == begin || merged.rows[i] != merged.rows[i - 1];

@@ -11,7 +11,7 @@ namespace emberay {
 
 // The entries of every partition by bucket, without those beyond a bucket's limits. Throws
 // std::bad_alloc.
-Asked dealt(const Asked& merged, const Stack& stack, const Shape& shape, Arena& arena);
+Asked dealt(const Asked& asked, const Stack& stack, const Shape& shape, Arena& arena);
 
 // The cuts that a SparseCore's partitions need.
 uint64_t cuts_for(const Asked& dealt, const Stack& stack, const Shape& shape);

@@ -48,12 +48,13 @@ Trouble encode(std::span<const Feature> features, std::span<Stack> stacks, const
   auto* written = own->take<Written>(tasks);
   std::fill_n(written, tasks, Written{});
 
-  auto write = [&]<class E>(int64_t task, std::span<const Sorted<E>> sorted, Arena&) {
+  auto scratch = [](int64_t, size_t, Arena& arena) -> Arena& { return arena; };
+  auto write = [&]<class E>(int64_t task, std::span<const Sorted<E>> sorted) {
     const Stack& stack = stacks[task / sources];
     written[task] = write_buffer<E>(
         sorted, stack, shape, target_of(stack, shape, task % sources, seen + task * per_source));
   };
-  const Trouble trouble = sort_sources(features, stacks, shape, write);
+  const Trouble trouble = sort_sources(features, stacks, shape, scratch, write);
   if (trouble.code != Code::kNone) {
     pool.give_arena(std::move(own));
     return trouble;

@@ -1,5 +1,5 @@
 // J. Alakuijala, B. Cox, J. Wassenberg, "Fast keyed hash/pseudo-random function using SIMD multiply
-// and permute", 2016, https://arxiv.org/abs/1612.06257: here of four bytes, several numbers at a time.
+// and permute", 2016, https://arxiv.org/abs/1612.06257: of four bytes, several numbers at a time.
 #include "kernels/csrc/preprocess/highway_hash.h"
 
 #include <cstring>
@@ -71,8 +71,8 @@ struct State {
       v0[lane] += mul1[lane];
       mul1[lane] ^= (v0[lane] & kLow) * (v1[lane] >> 32);
     }
-    for (int lane = 0; lane < 4; lane += 2) add_zipped(v1[lane], v1[lane + 1], v0[lane], v0[lane + 1]);
-    for (int lane = 0; lane < 4; lane += 2) add_zipped(v0[lane], v0[lane + 1], v1[lane], v1[lane + 1]);
+    for (int i = 0; i < 4; i += 2) add_zipped(v1[i], v1[i + 1], v0[i], v0[i + 1]);
+    for (int i = 0; i < 4; i += 2) add_zipped(v0[i], v0[i + 1], v1[i], v1[i + 1]);
   }
 };
 

@@ -28,28 +28,17 @@ int64_t taken(const Asked& asked, const uint32_t* counts, int64_t sparsecores, c
   return entries;
 }
 
-// One device's buffer of one stack.
-struct DeviceBuffer {
-  int64_t size;
-  int32_t* embedding_ids;
-  int32_t* sample_ids;
-  float* gains;
+void copy(const Asked& asked, int64_t from, int64_t count, const Target& target, int64_t to) {
+  std::memcpy(target.embedding_ids + to, asked.rows + from, sizeof(int32_t) * count);
+  std::memcpy(target.sample_ids + to, asked.samples + from, sizeof(int32_t) * count);
+  std::memcpy(target.gains + to, asked.gains + from, sizeof(float) * count);
+}
 
-  void copy(const Asked& asked, int64_t from, int64_t count, int64_t to) const {
-    std::memcpy(embedding_ids + to, asked.rows + from, sizeof(int32_t) * count);
-    std::memcpy(sample_ids + to, asked.samples + from, sizeof(int32_t) * count);
-    std::memcpy(gains + to, asked.gains + from, sizeof(float) * count);
-  }
-
-  void pad(int64_t begin, int64_t end) const {
-    write::pad({nullptr, embedding_ids, sample_ids, gains, nullptr, nullptr}, begin, end);
-  }
-};
-
-// Writes partitions and row pointers of one SparseCore, from `start` on. Returns the entries for
-// which there was no room.
+// Writes partitions and row pointers of one SparseCore to its device's buffer of so many entries,
+// from `start` on. Returns the entries for which there was no room.
 int64_t write_source(const Asked& asked, const Shape& shape, const Runs& runs, int64_t start,
-                     const DeviceBuffer& buffer, int32_t* pointers, Arena& arena) {
+                     int64_t size, const Target& target, Arena& arena) {
+  int32_t* pointers = target.row_pointers;
   auto* next = arena.take<uint32_t>(shape.sparsecores);  // entry of every partition
   std::copy_n(asked.begin, shape.sparsecores, next);
   int64_t dropped = 0;
@@ -60,10 +49,14 @@ int64_t write_source(const Asked& asked, const Shape& shape, const Runs& runs, i
       for (int64_t bucket = runs.begin[run]; bucket < runs.begin[run + 1]; ++bucket) {
         count += kept[bucket];
       }
-      const int64_t left = std::min(count, buffer.size - start);
-      const int64_t end = std::min(start + aligned(count), buffer.size);
-      buffer.copy(asked, next[core], left, start);
-      buffer.pad(start + left, end);
+      const int64_t left = std::min(count, size - start);
+      const int64_t end = std::min(start + aligned(count), size);
+      if (asked.sorted != nullptr) {
+        asked.sorted->merge(core, target, start, size - start);
+      } else {
+        copy(asked, next[core], left, target, start);
+      }
+      write::pad(target, start + left, end);
       pointers[core] = static_cast<int32_t>(start + left);
       next[core] += static_cast<uint32_t>(count);
       dropped += count - left;
@@ -86,12 +79,31 @@ MinibatchedBatch::MinibatchedBatch(std::vector<Stack> stacks, const Shape& shape
 
 Trouble MinibatchedBatch::sort(std::span<const Feature> features) {
   ids_ = ids_of(features);
-  const Trouble trouble = sort_sources(
-      features, stacks_, shape_,
-      [&]<class E>(int64_t task, std::span<const Sorted<E>> sorted, Arena&) {
-        asked_[task] = merged(sorted, stacks_[task / shape_.sources()], shape_,
-                              seen_.data() + task * 2 * shape_.sparsecores);
-      });
+  const int64_t cores = shape_.sparsecores;
+  auto memory_for = [&](int64_t task, size_t bytes, Arena&) -> PoolMemory& {
+    const size_t counts = Arena::bytes<uint32_t>(cores + 1) + 2 * Arena::bytes<uint32_t>(cores);
+    return asked_[task].memory = PoolMemory(bytes + counts);
+  };
+  auto count = [&]<class E>(int64_t task, std::span<const Sorted<E>> sorted) {
+    Asked& asked = asked_[task];
+    int64_t* seen = seen_.data() + task * 2 * cores;
+    auto* begin = asked.memory.take<uint32_t>(cores + 1);
+    auto* counts = asked.memory.take<uint32_t>(cores);
+    auto* unique = asked.memory.take<uint32_t>(cores);
+    asked.sorted = std::make_unique<SortedIdsOf<E>>(sorted);
+    for (int64_t core = 0; core < cores; ++core) {
+      const write::Counts found = asked.sorted->count(core);
+      begin[core] = static_cast<uint32_t>(asked.entries);
+      counts[core] = static_cast<uint32_t>(seen[core] = found.ids);
+      unique[core] = static_cast<uint32_t>(seen[cores + core] = found.unique);
+      asked.entries += found.ids;
+    }
+    begin[cores] = static_cast<uint32_t>(asked.entries);
+    asked.begin = begin;
+    asked.counts = asked.kept = counts;
+    asked.unique = unique;
+  };
+  const Trouble trouble = sort_sources(features, stacks_, shape_, memory_for, count);
   if (trouble.code != Code::kNone) return trouble;
   measure();
   for (size_t i = 0; i < stacks_.size(); ++i) {
@@ -119,9 +131,10 @@ void MinibatchedBatch::measure() {
     const int64_t groups = shape_.sparsecores * asked.buckets;
     Needs& needs = needs_[task / shape_.sources()];
     if (task % shape_.sources() == 0) needs = {};
-    needs.ids = std::max<int64_t>(needs.ids, *std::max_element(asked.counts, asked.counts + groups));
-    needs.unique_ids =
-        std::max<int64_t>(needs.unique_ids, *std::max_element(asked.unique, asked.unique + groups));
+    const int64_t ids = *std::max_element(asked.counts, asked.counts + groups);
+    const int64_t unique_ids = *std::max_element(asked.unique, asked.unique + groups);
+    needs.ids = std::max(needs.ids, ids);
+    needs.unique_ids = std::max(needs.unique_ids, unique_ids);
   }
 }
 
@@ -157,19 +170,25 @@ void MinibatchedBatch::write(uint64_t cuts) {
     const Stack& stack = stacks_[task / sources];
     const int64_t source = task % sources, core = source % per_device;
     const int64_t first = (source - core) * stack.buffer;  // of the device's buffer
-    const DeviceBuffer buffer{stack.buffer * per_device, stack.embedding_ids + first,
-                              stack.sample_ids + first, stack.gains + first};
+    const int64_t size = stack.buffer * per_device;
     int32_t* of_device = stack.row_pointers + (source - core) * pointers;
-    int32_t* mine = of_device + core * runs.count * shape_.pointers();
+    const Target target{of_device + core * runs.count * shape_.pointers(),
+                        stack.embedding_ids + first,
+                        stack.sample_ids + first,
+                        stack.gains + first,
+                        nullptr,
+                        nullptr};
     Place& place = places[task];
-    place.dropped = write_source(asked_[task], shape_, runs, place.start, buffer, mine, arena);
+    place.dropped = write_source(asked_[task], shape_, runs, place.start, size, target, arena);
     // What is not used of the device's buffer and pointers is shared between its SparseCores.
-    const int64_t unused = buffer.size - place.end;
-    buffer.pad(place.end + unused * core / per_device, place.end + unused * (core + 1) / per_device);
+    auto share = [&](int64_t begin, int64_t end, int64_t number) {
+      return begin + (end - begin) * number / per_device;
+    };
+    write::pad(target, share(place.end, size, core), share(place.end, size, core + 1));
     const int64_t used = per_device * runs.count * shape_.pointers();
-    const int64_t idle = per_device * pointers - used;
-    std::fill(of_device + used + idle * core / per_device,
-              of_device + used + idle * (core + 1) / per_device, static_cast<int32_t>(place.end));
+    std::fill(of_device + share(used, per_device * pointers, core),
+              of_device + share(used, per_device * pointers, core + 1),
+              static_cast<int32_t>(place.end));
   });
   for (size_t i = 0; i < stacks_.size(); ++i) {
     Stack& stack = stacks_[i];

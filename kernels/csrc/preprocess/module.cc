@@ -175,8 +175,8 @@ nb::object encode_batch(nb::list feature_items, nb::list stack_items, int64_t lo
   return result;
 }
 
-// A batch between the steps of minibatching; each step once, in order. Steps are taken while the
-// GIL is held, so that no two threads can be in the same batch.
+// A batch between the steps of minibatching: each once, in order. Which step comes next is decided
+// while the GIL is held, so that no two threads work on the same batch.
 class BatchInSteps {
  public:
   BatchInSteps(std::vector<Stack> stacks, const Shape& shape) : batch_(std::move(stacks), shape) {}
@@ -202,7 +202,7 @@ class BatchInSteps {
     return cuts;
   }
 
-  // The arrays of every stack, and what its buffer would have needed.
+  // The arrays of every stack.
   nb::list write(uint64_t cuts) {
     require(!written_, "written already");
     require(dealt_ ? cuts >> (kBuckets - 1) == 0 : cuts == 0, "cuts of no tree");
@@ -214,7 +214,9 @@ class BatchInSteps {
       batch_.write(cuts);
     }
     nb::list result;
-    for (const Stack& stack : batch_.stacks()) result.append(arrays_of(stack, batch_.shape(), output));
+    for (const Stack& stack : batch_.stacks()) {
+      result.append(arrays_of(stack, batch_.shape(), output));
+    }
     return result;
   }
 

@@ -101,7 +101,7 @@ class Prefetcher {
   const PyTypeObject* array_type_ = &PyArray_Type;
 };
 
-// Reads where a row lies.
+// Reads where a row lies. Returns false if it is no array that can be read as it is.
 bool read_row(PyObject* object, const Types& types, Row& row) {
   if (object == nullptr || Py_TYPE(object) != &PyArray_Type) return false;
   auto* array = reinterpret_cast<PyArrayObject*>(object);
@@ -315,7 +315,8 @@ nb::list join_rows(nb::list sequences) {
       }
     });
   } else {
-    ThreadPool::get().run(count, [&](int64_t i, Arena& arena) { all[i].join(arena); });
+    ThreadPool::get().run(
+        count, [&](int64_t i, Arena& arena) { all[i].join(arena); }, /*more_follows=*/true);
   }
   nb::list result;
   for (Joined& joined : all) result.append(joined.result());

@@ -177,7 +177,14 @@ void count_digits(const Key* keys, int64_t count, bool has_padding, Digits digit
                   uint32_t* counters) {
   const uint32_t size = 1u << digits.bits, mask = size - 1;
   std::memset(counters, 0, sizeof(uint32_t) * size * digits.passes);
-  if (digits.passes == 2 && !has_padding) {
+  if (digits.passes == 3 && !has_padding) {
+    uint32_t *middle = counters + size, *high = middle + size;
+    for (int64_t i = 0; i < count; ++i) {
+      ++counters[static_cast<uint32_t>(keys[i]) & mask];
+      ++middle[static_cast<uint32_t>(keys[i] >> digits.bits) & mask];
+      ++high[static_cast<uint32_t>(keys[i] >> 2 * digits.bits) & mask];
+    }
+  } else if (digits.passes == 2 && !has_padding) {
     uint32_t* high = counters + size;
     for (int64_t i = 0; i < count; ++i) {
       ++counters[static_cast<uint32_t>(keys[i]) & mask];
@@ -255,13 +262,13 @@ void scatter_again(const E* from, int64_t count, unsigned shift, uint32_t mask, 
 
 // Sorts a group whose keys and gains are there: by key; entries of equal keys stay in the order of
 // the shares, and so of samples.
-template <class Key, class E>
+template <class Key, class E, class Memory>
 Sorted<E> sort_group(const Group& group, bool has_padding, int64_t sparsecores,
-                     SortScratch<Key, E>& scratch, Arena& arena) {
+                     SortScratch<Key, E>& scratch, Memory& memory) {
   const Digits digits = group.digits;
   const uint32_t size = 1u << digits.bits;
   sort::count_digits(scratch.keys, group.ids, has_padding, digits, scratch.counters);
-  E* result = arena.take<E>(group.ids);
+  E* result = memory.template take<E>(group.ids);
   E* to = digits.passes % 2 == 1 ? result : scratch.entries;  // the last pass ends in result
   E* from = digits.passes % 2 == 1 ? scratch.entries : result;
   uint32_t* next = scratch.counters;
@@ -276,7 +283,7 @@ Sorted<E> sort_group(const Group& group, bool has_padding, int64_t sparsecores,
     next += size;
     sort::scatter_again(from, count, group.sample_bits + pass * digits.bits, size - 1, next, to);
   }
-  auto* bounds = arena.take<uint32_t>(sparsecores + 1);
+  auto* bounds = memory.template take<uint32_t>(sparsecores + 1);
   const unsigned below = (digits.passes - 1) * digits.bits;
   const unsigned asked_shift = group.row_bits + group.sample_bits;
   bounds[0] = 0;

@@ -26,10 +26,10 @@ struct Source {
   Arena& arena;
   Trouble trouble{};
 
-  // Sorts, and calls consume(std::span<const Sorted<E>>), the entries being of some type E. Calls
-  // nothing if there is trouble.
-  template <class Consume>
-  void sort(const Consume& consume) {
+  // Sorts into the memory (an Arena or like it) that memory_for(bytes) gives, and calls
+  // consume(std::span<const Sorted<E>>), the entries being of some type E; not if there is trouble.
+  template <class MemoryFor, class Consume>
+  void sort(const MemoryFor& memory_for, const Consume& consume) {
     const std::span<Share> shares = locate_all();
     if (trouble.code != Code::kNone) return;
     if (shares.empty()) return;
@@ -37,7 +37,8 @@ struct Source {
     const bool weighted = std::any_of(shares.begin(), shares.end(), [](const Share& share) {
       return share.feature->gains != nullptr || share.feature->combiner != Combiner::kSum;
     });
-    weighted ? sort_groups<true>(groups, consume) : sort_groups<false>(groups, consume);
+    weighted ? sort_groups<true>(groups, memory_for, consume)
+             : sort_groups<false>(groups, memory_for, consume);
   }
 
  private:
@@ -89,31 +90,38 @@ struct Source {
     return has_padding;
   }
 
-  template <class Key, class E, class Consume>
-  void sort_entries(std::span<const Group> groups, const Consume& consume) {
+  template <class Key, class E, class MemoryFor, class Consume>
+  void sort_entries(std::span<const Group> groups, const MemoryFor& memory_for,
+                    const Consume& consume) {
     SortScratch<Key, E> scratch(groups, arena);
+    size_t bytes = 0;
+    for (const Group& group : groups) {
+      bytes += Arena::bytes<E>(group.ids) + Arena::bytes<uint32_t>(shape.sparsecores + 1);
+    }
+    auto& memory = memory_for(bytes);
     auto* sorted = arena.take<Sorted<E>>(static_cast<int64_t>(groups.size()));
     for (size_t i = 0; i < groups.size(); ++i) {
       const bool has_padding = take(groups[i], scratch.keys, scratch.gains);
       if (trouble.code != Code::kNone) return;
-      sorted[i] = sort_group(groups[i], has_padding, shape.sparsecores, scratch, arena);
+      sorted[i] = sort_group(groups[i], has_padding, shape.sparsecores, scratch, memory);
     }
     consume(std::span<const Sorted<E>>(sorted, groups.size()));
   }
 
-  template <bool kWeighted, class Consume>
-  void sort_groups(std::span<const Group> groups, const Consume& consume) {
+  template <bool kWeighted, class MemoryFor, class Consume>
+  void sort_groups(std::span<const Group> groups, const MemoryFor& memory_for,
+                   const Consume& consume) {
     unsigned key_bits = 0, place_bits = 0;
     for (const Group& group : groups) {
       key_bits = std::max(key_bits, group.key_bits);
       place_bits = std::max(place_bits, group.key_bits + group.sample_bits);
     }
     if (key_bits <= 31 && place_bits <= 32) {
-      sort_entries<uint32_t, Entry<uint32_t, kWeighted>>(groups, consume);
+      sort_entries<uint32_t, Entry<uint32_t, kWeighted>>(groups, memory_for, consume);
     } else if (key_bits <= 31) {
-      sort_entries<uint32_t, Entry<uint64_t, kWeighted>>(groups, consume);
+      sort_entries<uint32_t, Entry<uint64_t, kWeighted>>(groups, memory_for, consume);
     } else if (place_bits <= 64) {
-      sort_entries<uint64_t, Entry<uint64_t, kWeighted>>(groups, consume);
+      sort_entries<uint64_t, Entry<uint64_t, kWeighted>>(groups, memory_for, consume);
     } else {
       note({Code::kTooMany, groups[0].shares[0].number, 0});
     }
@@ -143,17 +151,19 @@ inline int64_t ids_of(std::span<const Feature> features) {
   return ids;
 }
 
-// Sorts what every SparseCore of this process asks of every stack, and calls
-// consume(task, sorted), task being stack * sources + SparseCore. Returns one trouble, if any.
-template <class Consume>
+// Sorts what every SparseCore of this process asks of every stack, into the memory that
+// memory_for(task, bytes, scratch) gives, and calls consume(task, sorted), task being
+// stack * sources + SparseCore. Returns one trouble, if any.
+template <class MemoryFor, class Consume>
 Trouble sort_sources(std::span<const Feature> features, std::span<const Stack> stacks,
-                     const Shape& shape, const Consume& consume) {
+                     const Shape& shape, const MemoryFor& memory_for, const Consume& consume) {
   const int64_t sources = shape.sources();
   std::mutex guard;
   Trouble trouble;
   auto run = [&](int64_t task, Arena& arena) {
     Source source{features, stacks[task / sources], shape, task % sources, arena};
-    source.sort([&](auto sorted) { consume(task, sorted, arena); });
+    source.sort([&](size_t bytes) -> auto& { return memory_for(task, bytes, arena); },
+                [&](auto sorted) { consume(task, sorted); });
     if (source.trouble.code != Code::kNone) {
       std::lock_guard<std::mutex> lock(guard);
       if (trouble.code == Code::kNone) trouble = source.trouble;

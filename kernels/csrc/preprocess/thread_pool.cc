@@ -37,6 +37,7 @@ void forget_after_fork() {
 struct ThreadPool::Job {
   const std::function<void(int64_t, Arena&)>& task;
   int64_t count;
+  bool more_follows;
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> active{0};  // workers inside; changed under the pool's mutex
   std::condition_variable left;
@@ -67,12 +68,14 @@ ThreadPool::ThreadPool(int64_t threads) {
   }
 }
 
-void ThreadPool::run(int64_t count, const std::function<void(int64_t, Arena&)>& task) {
-  Job job{task, count, {}, {}, {}, {}};
+void ThreadPool::run(int64_t count, const std::function<void(int64_t, Arena&)>& task,
+                     bool more_follows) {
+  Job job{task, count, more_follows, {}, {}, {}, {}};
   const bool shared = workers_ > 0 && count > 1;
   if (shared) {
     std::lock_guard<std::mutex> lock(mutex_);
     jobs_.push_back(&job);
+    has_jobs_ = true;
   }
   if (shared) {
     const int64_t helpers = std::min(workers_, count - 1);
@@ -80,7 +83,7 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t, Arena&)>& 
   }
   work(job);
   std::unique_lock<std::mutex> lock(mutex_);
-  jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
+  forget(job);
   if (job.active > 0) {  // workers are at their last tasks
     lock.unlock();
     for (int i = 0; i < kPauses && job.active > 0; ++i) pause_briefly();
@@ -100,9 +103,20 @@ void ThreadPool::worker() {
     work(job);
     lock.lock();
     // Nothing is left to begin; the caller may be waiting for this worker to leave.
-    jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
+    forget(job);
+    const bool more_follows = job.more_follows;
     if (--job.active == 0) job.left.notify_one();
+    if (more_follows) {
+      lock.unlock();
+      for (int i = 0; i < kPauses && !has_jobs_; ++i) pause_briefly();
+      lock.lock();
+    }
   }
+}
+
+void ThreadPool::forget(Job& job) {
+  jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
+  has_jobs_ = !jobs_.empty();
 }
 
 void ThreadPool::work(Job& job) {

@@ -24,8 +24,9 @@ class ThreadPool {
 
   // Calls task(i, scratch) for every i in [0, count), the caller taking part, and returns when all
   // are done. Any number of threads may call this at once. The first exception of a task is thrown
-  // here, after all have ended.
-  void run(int64_t count, const std::function<void(int64_t, Arena&)>& task);
+  // here, after all have ended. Where more follows at once, threads stay awake for a moment.
+  void run(int64_t count, const std::function<void(int64_t, Arena&)>& task,
+           bool more_follows = false);
 
   // Scratch memory of one's own, to be given back.
   std::unique_ptr<Arena> take_arena();
@@ -44,10 +45,12 @@ class ThreadPool {
   explicit ThreadPool(int64_t threads);
   void worker();
   void work(Job& job);
+  void forget(Job& job);
   int64_t workers_ = 0;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<Job*> jobs_;
+  std::atomic<bool> has_jobs_{false};  // as jobs_ says
   std::vector<Idle> arenas_;
 };
 
