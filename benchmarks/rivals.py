@@ -1,7 +1,9 @@
 """Running rivals in processes of their own, so that only one holds its tables at a time.
 
 All of them get memory from the system once and keep it (glibc's ``MALLOC_*`` settings): otherwise
-page faults for new activations, which any of them may or may not have, drown what is measured.
+page faults for new activations, which any of them may or may not have, drown what is measured. A
+high threshold for ``mmap`` does not do: glibc takes none above 32 MiB, and a program of XLA asks
+for all its temporary memory at once.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ TORCH_PYTHON = "EMBERAY_TORCH_PYTHON"
 
 MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_MMAP_THRESHOLD_": "100000000000",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_TOP_PAD_": "67108864",
     "OMP_WAIT_POLICY": "passive",
 }
@@ -33,11 +36,13 @@ def torch_python() -> str | None:
     return os.environ.get(TORCH_PYTHON)
 
 
-def run_torch(kind: str, arrays: Path, settings: Path) -> dict[str, float]:
-    """Seconds by measurement, of one rival in torch."""
+def run_torch(
+    kind: str, arrays: Path, settings: Path, script: str = "torch_rivals.py"
+) -> dict[str, Any]:
+    """What one rival in torch prints as JSON: seconds by measurement."""
     python = torch_python()
     assert python is not None
-    return _run([python, str(_FOLDER / "torch_rivals.py"), kind, str(arrays), str(settings)])
+    return _run([python, str(_FOLDER / script), kind, str(arrays), str(settings)])
 
 
 def run_ours(module: str, *arguments: str) -> dict[str, Any]:

@@ -2,148 +2,180 @@
 
     EMBERAY_TORCH_PYTHON=/tmp/torch/bin/python uv run python -m benchmarks.step
 
-Prints markdown: examples a second of both. The model: dense features through a stack of layers, a
-lookup in every table, all dot products, another stack of layers; Adagrad for tables and layers. How
-to make the Python for torch is written in `benchmarks.kernels`; without it ours runs alone. A step
-of ours starts from the buffers of preprocessing, which run ahead of it in a run; their time is
-given, and a ratio with it.
+Prints markdown: for both workloads, wall and CPU time of a step, of its dense part alone and of its
+embedding part alone, and examples a second. Both sides start from the same tables and layers, and
+the benchmark fails if their first losses differ. Ours is timed from the buffers of preprocessing,
+which runs ahead of the steps in a training run, and with preprocessing inside. How to make the
+Python for torch is written in `benchmarks.kernels`; without it ours runs alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import kernels
-from benchmarks.kernel_workloads import RATE, Run
-from benchmarks.kernels import chosen, keep_least, write_inputs
+from benchmarks.dense_layers import ACCUMULATOR, dense_inputs, make_parameters, make_update
+from benchmarks.kernel_workloads import Run
+from benchmarks.kernels import chosen, write_inputs
+from benchmarks.preprocess_workloads import WORKLOADS, Workload
 from benchmarks.rivals import TORCH_PYTHON, run_ours, run_torch, torch_python
 from benchmarks.timing import markdown_table, measure
 
-WORKLOAD = 0
-DENSE, BOTTOM, TOP = 13, (256, 128), (256, 128)
+LOSSES = 5
+TOLERANCE = 1e-3
+"""Of the losses, relative: sums run in another order on either side."""
+TITLES = {
+    "step": "step",
+    "dense": "dense part",
+    "embedding": "embedding part",
+    "whole": "step and preprocessing",
+}
+HEADER = ["workload", "", "wall ms", "torch", "ratio", "CPU ms", "torch", "ratio"]
+HEADER += ["examples a second", "torch"]
 
 
-def make_layers(key: jax.Array, sizes: Sequence[int]) -> list[tuple[jax.Array, jax.Array]]:
-    keys = jax.random.split(key, len(sizes) - 1)
-    return [
-        (jax.random.normal(k, (before, after)) / np.sqrt(before), jnp.zeros(after))
-        for k, (before, after) in zip(keys, itertools.pairwise(sizes), strict=True)
-    ]
+class Training:
+    """A model on one device; parameters, optimizer and tables are donated from step to step."""
 
-
-def apply_layers(layers: Any, x: jax.Array, *, last_relu: bool) -> jax.Array:
-    for number, (weight, bias) in enumerate(layers):
-        x = x @ weight + bias
-        if last_relu or number < len(layers) - 1:
-            x = jax.nn.relu(x)
-    return x
-
-
-def our_step(run: Run, dense: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
-    """One step, with parameters, optimizer and tables donated."""
-    width, tables = run.workload.width, run.workload.tables
-    pairs = (tables + 1) * tables // 2
-    first, second = jax.random.split(jax.random.key(0))
-    parameters = (
-        make_layers(first, [DENSE, *BOTTOM, width]),
-        make_layers(second, [width + pairs, *TOP, 1]),
-    )
-    optimizer = optax.adagrad(RATE)
-    upper = np.flatnonzero(np.triu(np.ones((tables + 1, tables + 1)), 1))
-    options: dict[str, Any] = {"feature_specs": run.placed, "num_sc_per_device": 1}
-
-    def loss(parameters: Any, activations: Any, dense: jax.Array, labels: jax.Array) -> jax.Array:
-        low = apply_layers(parameters[0], dense, last_relu=True)
-        stacked = jnp.stack([low, *activations.values()], axis=1)
-        products = jnp.einsum("btw,bsw->bts", stacked, stacked).reshape(low.shape[0], -1)
-        # Every pair is there twice, and every vector with itself: the weights of those are 0. That
-        # is quicker than picking the others out.
-        (weight, bias), *rest = parameters[1]
-        wide = jnp.zeros((products.shape[1], weight.shape[1])).at[upper].set(weight[width:])
-        joined = jax.nn.relu(low @ weight[:width] + products @ wide + bias)
-        logits = apply_layers(rest, joined, last_relu=False)[:, 0]
-        return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: Any, batch: Any, dense: jax.Array, labels: jax.Array) -> Any:
-        parameters, memory, tables = state
-        activations = kernels.tpu_sparse_dense_matmul(
-            batch, tables, global_device_count=1, **options
+    def __init__(self, workload: Workload) -> None:
+        self.run = Run(workload)
+        # What torch_step.py fills its tables with; a table has some rows more than its vocabulary.
+        for number, name in enumerate(sorted(self.run.tables)):
+            shape = self.run.tables[name].table.shape
+            values = np.random.default_rng(number).random((workload.rows, shape[1]), np.float32)
+            values = np.pad(values - 0.5, ((0, shape[0] - workload.rows), (0, 0)))
+            table = jnp.array(values)
+            self.run.tables[name] = kernels.EmbeddingVariables(table, self.run.tables[name].slot)
+        self.start, update = make_update()
+        self.state = self.start(make_parameters(workload))
+        self.given = jax.device_put(dense_inputs(workload))
+        options: dict[str, Any] = {"feature_specs": self.run.placed, "num_sc_per_device": 1}
+        look_up = functools.partial(
+            kernels.tpu_sparse_dense_matmul, global_device_count=1, **options
         )
-        gradients, back = jax.grad(loss, (0, 1))(parameters, activations, dense, labels)
-        changes, memory = optimizer.update(gradients, memory)
-        parameters = optax.apply_updates(parameters, changes)
-        tables = kernels.tpu_sparse_dense_matmul_grad(back, batch, tables, **options)
-        return parameters, memory, tables
+        back = functools.partial(kernels.tpu_sparse_dense_matmul_grad, **options)
 
-    state = (parameters, optimizer.init(parameters), run.tables)
-    given = jax.device_put((dense, labels))
+        def step(state: Any, tables: Any, batch: Any, dense: Any, labels: Any) -> Any:
+            activations = look_up(batch, tables)
+            state, gradients, loss = update(state, activations, dense, labels)
+            return state, back(gradients, batch, tables), loss
 
-    def one() -> None:
-        nonlocal state
-        state = jax.block_until_ready(step(state, run.batch, *given))
+        self._step = jax.jit(step, donate_argnums=(0, 1))
+        self._dense = jax.jit(update, donate_argnums=0)
+        self._look_up, self._back = self.run.forward(), self.run.update()
 
-    return one
+    def step(self) -> jax.Array:
+        """The whole, from preprocessed buffers."""
+        self.state, self.run.tables, loss = jax.block_until_ready(
+            self._step(self.state, self.run.tables, self.run.batch, *self.given)
+        )
+        return loss
+
+    def whole(self) -> None:
+        """Preprocessing of the batch, and a step."""
+        self.run.batch = jax.device_put(self.run.encode())
+        self.step()
+
+    def dense(self) -> None:
+        """From activations to their gradients."""
+        self.state, *_ = jax.block_until_ready(
+            self._dense(self.state, self.run.gradients, *self.given)
+        )
+
+    def embedding(self) -> None:
+        """Lookup, and update with gradients at hand."""
+        self._look_up()
+        self._back()
 
 
-def dense_inputs() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(11)
-    batch = chosen(WORKLOAD, None).batch
-    dense = rng.normal(size=(batch, DENSE)).astype(np.float32)
-    return dense, rng.integers(0, 2, batch).astype(np.float32)
+def measure_here(workload: Workload, rounds: int) -> dict[str, Any]:
+    """First losses, and wall and CPU seconds by part, of ours."""
+    training = Training(workload)
+    losses = [float(training.step()) for _ in range(LOSSES)]
+    runs: dict[str, Callable[[], Any]] = {name: getattr(training, name) for name in TITLES}
+    times = measure(runs, rounds=rounds)
+    return {"losses": losses, "seconds": {name: (t.wall, t.cpu) for name, t in times.items()}}
+
+
+def write_model(workload: Workload, arrays: Path, settings: Path, rounds: int) -> None:
+    """Ids, dense features, labels and layers for torch."""
+    write_inputs(workload, arrays, settings, rounds)
+    with np.load(arrays) as known:
+        content = dict(known)
+    content["dense"], content["labels"] = dense_inputs(workload)
+    for name, layers in zip(("bottom", "top"), make_parameters(workload), strict=True):
+        for number, (weight, bias) in enumerate(layers):
+            content |= {f"{name}{number} weight": weight, f"{name}{number} bias": bias}
+    np.savez(arrays, **content)
+    more = {"losses": LOSSES, "accumulator": ACCUMULATOR}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | more))
+
+
+def compare(number: int, turns: int, rounds: int) -> list[list[Any]]:
+    """One row for each part; raises if the models differ."""
+    workload = chosen(number, None)
+    ours: list[dict[str, Any]] = []
+    theirs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        arrays, settings = Path(folder) / "arrays.npz", Path(folder) / "settings.json"
+        write_model(workload, arrays, settings, rounds)
+        for _ in range(turns):
+            ours.append(run_ours("benchmarks.step", "--worker", str(number), str(rounds)))
+            if torch_python():
+                theirs.append(run_torch("step", arrays, settings, script="torch_step.py"))
+    print(f"{workload.name}: losses {_losses(ours)}", end="")
+    if theirs:
+        print(f", torch {_losses(theirs)}", end="")
+        np.testing.assert_allclose(ours[0]["losses"], theirs[0]["losses"], rtol=TOLERANCE)
+    print("\n")
+    rows: list[list[Any]] = []
+    for part, title in TITLES.items():
+        wall, cpu = _least(ours, part)
+        row = [workload.name, title, 1e3 * wall, "", "", 1e3 * cpu, "", "", workload.batch / wall]
+        if theirs:
+            other_wall, other_cpu = _least(theirs, "step" if part == "whole" else part)
+            row[3:5] = 1e3 * other_wall, other_wall / wall
+            row[6:8] = 1e3 * other_cpu, other_cpu / cpu
+            row.append(workload.batch / other_wall)
+        rows.append(row)
+    return rows
+
+
+def _losses(runs: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{loss:.5f}" for loss in runs[0]["losses"])
+
+
+def _least(runs: list[dict[str, Any]], part: str) -> tuple[float, float]:
+    walls, cpus = zip(*(run["seconds"][part] for run in runs), strict=True)
+    return min(walls), min(cpus)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=3, help="processes of each")
     parser.add_argument("--rounds", type=int, default=10, help="steps in a process")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--workload", type=int, help="0 or 1; both if left out")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    workload = chosen(WORKLOAD, None)
     if options.worker:
-        run = Run(workload)
-        rivals = {"step": our_step(run, *dense_inputs()), "sorting": run.encode}
-        times = measure(rivals, rounds=options.rounds)
-        print(json.dumps({name: timing.wall for name, timing in times.items()}))
+        number, rounds = map(int, options.worker)
+        print(json.dumps(measure_here(chosen(number, None), rounds)))
         return
-    found: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        arrays, settings = Path(folder) / "arrays.npz", Path(folder) / "settings.json"
-        write_inputs(workload, arrays, settings, options.rounds)
-        with np.load(arrays) as known:
-            content = dict(known)
-        content["dense"], content["labels"] = dense_inputs()
-        np.savez(arrays, **content)
-        layers = {"bottom": BOTTOM, "top": TOP}
-        settings.write_text(json.dumps(json.loads(settings.read_text()) | layers))
-        for _ in range(options.turns):
-            words = ("--worker", "--rounds", str(options.rounds))
-            keep_least(found, "ours", run_ours("benchmarks.step", *words))
-            if torch_python():
-                keep_least(found, "torch", run_torch("step", arrays, settings))
-    ours, sorting = found["ours"]["step"], found["ours"]["sorting"]
-    rows: list[list[Any]] = [["ours", 1e3 * ours, workload.batch / ours, "", ""]]
-    if "torch" in found:
-        theirs = found["torch"]["update"]
-        ratios = [theirs / ours, theirs / (ours + sorting)]
-        rows.append(["torch", 1e3 * theirs, workload.batch / theirs, *ratios])
-    else:
+    if torch_python() is None:
         print(f"torch is missing: {TORCH_PYTHON} names no Python that has it\n")
-    print(f"Preprocessing a batch: {1e3 * sorting:.3g} ms\n")
-    header = ["", "ms a step", "examples a second", "ratio", "ratio with preprocessing"]
-    print(markdown_table(header, rows))
+    numbers = range(len(WORKLOADS)) if options.workload is None else [options.workload]
+    rows = [row for n in numbers for row in compare(n, options.turns, options.rounds)]
+    print(markdown_table(HEADER, rows))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""The rivals of `benchmarks.kernels` and `benchmarks.step` in torch, run by a Python of their own.
+"""The rivals of `benchmarks.kernels` in torch, run by a Python of their own.
 
-    python torch_rivals.py torch|fbgemm|step ids.npz settings.json
+    python torch_rivals.py torch|fbgemm ids.npz settings.json
 
 Prints the least seconds of every measurement as JSON. It imports nothing of this project.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import time
@@ -102,51 +101,10 @@ def fbgemm(data: Any, work: dict[str, Any]) -> tuple[float, float]:
     return ahead, least(forward, lambda out: out.backward(gradient), work["rounds"])
 
 
-def train_step(data: Any, work: dict[str, Any]) -> tuple[float, float]:
-    """One step of a DLRM: bags, dot interaction, two stacks of dense layers, Adagrad for all."""
-    bags, inputs = make_bags(data, work)
-    width, tables, dense = work["width"], work["tables"], torch.from_numpy(data["dense"])
-    labels = torch.from_numpy(data["labels"])
-    bottom = layers([dense.shape[1], *work["bottom"], width])
-    pairs = (tables + 1) * tables // 2
-    top = layers([width + pairs, *work["top"], 1])[:-1]
-    upper = torch.triu_indices(tables + 1, tables + 1, 1)
-    bag_optimizer = torch.optim.Adagrad([bag.weight for bag in bags], lr=work["rate"])
-    parameters = [*bottom.parameters(), *top.parameters()]
-    dense_optimizer = torch.optim.Adagrad(parameters, lr=work["rate"])
-
-    def step(_: Any = None) -> None:
-        low = bottom(dense)
-        rows = [
-            bag(ids, offsets, per_sample_weights=gains)
-            for bag, (ids, offsets, gains) in zip(bags, inputs, strict=True)
-        ]
-        stacked = torch.stack([low, *rows], dim=1)
-        products = torch.bmm(stacked, stacked.transpose(1, 2))[:, upper[0], upper[1]]
-        logits = top(torch.cat([low, products], dim=1)).squeeze(1)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-        for optimizer in (bag_optimizer, dense_optimizer):
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        bag_optimizer.step()
-        dense_optimizer.step()
-
-    seconds = least(lambda: None, step, work["rounds"])
-    return seconds, seconds
-
-
-def layers(sizes: list[int]) -> torch.nn.Sequential:
-    """Dense layers of these sizes, each followed by a ReLU."""
-    parts: list[torch.nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
-        parts += [torch.nn.Linear(before, after), torch.nn.ReLU()]
-    return torch.nn.Sequential(*parts)
-
-
 warnings.filterwarnings("ignore", message="Sparse invariant")
 
 if __name__ == "__main__":
     kind, arrays, settings = sys.argv[1:]
-    run = {"torch": embedding_bags, "fbgemm": fbgemm, "step": train_step}[kind]
+    run = {"torch": embedding_bags, "fbgemm": fbgemm}[kind]
     forward_seconds, update_seconds = run(np.load(arrays), json.loads(Path(settings).read_text()))
     print(json.dumps({"forward": forward_seconds, "update": update_seconds}))

@@ -16,7 +16,8 @@ outside of it. Batches are constants: there is no gradient of gains.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -37,6 +38,7 @@ __all__ = [
     "UpdateOptions",
     "differentiable_lookup",
     "gradient_probes",
+    "lookup_whose_gradient_updates",
     "probed_lookup",
     "touched_rows",
     "updating_lookup",
@@ -259,32 +261,43 @@ def updating_lookup(
         >>> dense_gradients, tables = jax.grad(loss, argnums=(0, 1))(dense, tables)
     """
     looking: Any = {key: options[key] for key in LookupOptions.__annotations__ if key in options}
+    shared: Any = {"feature_specs": feature_specs, "global_device_count": global_device_count}
+    look = lookup_whose_gradient_updates(
+        functools.partial(tpu_sparse_dense_matmul, **shared, **looking),
+        functools.partial(tpu_sparse_dense_matmul_grad, **shared, **options),
+    )
+    return look(preprocessed_inputs, dict(embedding_variables), step)
+
+
+def lookup_whose_gradient_updates(
+    lookup: Callable[[Any, Any], Any], update: Callable[..., Any]
+) -> Callable[[Any, Any, Any], Any]:
+    """A lookup, and in the place of its gradient the variables after an optimizer step.
+
+    Args:
+        lookup: ``(batch, variables)`` → activations.
+        update: ``(gradients, batch, variables, step=step)`` → new variables, in the structure and
+            types of the old ones.
+
+    Returns:
+        ``(batch, variables, step)`` → activations. What `jax.grad` calls their gradient by
+        ``variables`` is not a gradient at all, but what ``update`` returned.
+    """
 
     @jax.custom_vjp
-    def look(batch: PreprocessedInput, variables: Any, step: Any) -> Nested[jax.Array]:
+    def look(batch: Any, variables: Any, step: Any) -> Any:
         del step
-        return tpu_sparse_dense_matmul(
-            batch, variables, feature_specs, global_device_count=global_device_count, **looking
-        )
+        return lookup(batch, variables)
 
-    def forward(batch: PreprocessedInput, variables: Any, step: Any) -> tuple[Any, Any]:
+    def forward(batch: Any, variables: Any, step: Any) -> tuple[Any, Any]:
         return look(batch, variables, step), (batch, variables, step)
 
     def backward(kept: tuple[Any, Any, Any], gradients: Any) -> tuple[None, Any, None]:
         batch, variables, step = kept
-        updated = tpu_sparse_dense_matmul_grad(
-            gradients,
-            batch,
-            variables,
-            feature_specs,
-            global_device_count=global_device_count,
-            step=step,
-            **options,
-        )
-        return None, updated, None
+        return None, update(gradients, batch, variables, step=step), None
 
     look.defvjp(forward, backward)
-    return look(preprocessed_inputs, dict(embedding_variables), step)
+    return look
 
 
 def _gradients_of_nothing(

@@ -1,4 +1,4 @@
-"""The command line: ``python -m orchestrator train [config.yaml] [key=value …]``.
+"""The command line: ``python -m orchestrator train [config.yaml] [key=value …]``, ``… data …``.
 
 Exit codes: 0 the run is finished; 1 it failed; 2 the input cannot be used; 130 it was interrupted.
 """
@@ -15,6 +15,7 @@ from rich.console import Console as RichConsole
 from kernels.errors import EmberayError
 from orchestrator.config_help import options_table
 from orchestrator.config_loading import load_config
+from orchestrator.data_commands import add_data_commands
 from orchestrator.errors import BAD_INPUT, ConfigError
 
 __all__ = ["main"]
@@ -36,9 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help()
         return _FINISHED
-    if words[0] != "train":
-        parser.parse_args(words)
     try:
+        if words[0] != "train":
+            options = parser.parse_args(words)
+            options.run(options)
+            return _FINISHED
         # Settings and flags may come in any order, which argparse takes from one parser alone.
         return _train(train.parse_intermixed_args(words[1:]))
     except BAD_INPUT as error:
@@ -81,6 +84,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     train.add_argument(
         "--run-dir", metavar="DIR", help="the run's folder (default: runs/<program>-<time>)"
     )
+    add_data_commands(commands)
     return parser, train
 
 

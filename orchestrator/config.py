@@ -7,9 +7,9 @@ the run's folder are made from them. Load them with ``orchestrator.config_loadin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from orchestrator.plain_yaml import write_yaml
 from workers.protocol import RunSpec
@@ -17,6 +17,8 @@ from workers.protocol import RunSpec
 __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
+    "EarlyStoppingConfig",
+    "ElasticConfig",
     "EvaluationConfig",
     "FailureConfig",
     "LimitsConfig",
@@ -44,7 +46,29 @@ class CheckpointConfig(_Section):
     every: Positive = 100
     """Steps between checkpoints; one more is saved at the end of the run."""
     keep: Positive = 3
-    """Committed checkpoints that are kept; older ones are deleted."""
+    """Newest committed checkpoints that are kept; older ones are deleted, but for those below."""
+    keep_every: Positive | None = None
+    """Checkpoints of steps that are multiples of this are kept for ever, where one is saved."""
+    keep_best: NotNegative = 0
+    """Checkpoints of the best evaluations that are kept besides; if any, every state that is
+    evaluated is saved."""
+    best_metric: str = "auc"
+    """Figure of an evaluation that tells which is best."""
+    best_mode: Literal["max", "min"] = "max"
+    """Whether the largest or the smallest figure is best."""
+
+
+class EarlyStoppingConfig(_Section):
+    """When a run ends before its last step because evaluations get no better."""
+
+    patience: NotNegative = 0
+    """Evaluations in a row without a better one that end the run; 0 never does."""
+    metric: str = "auc"
+    """Figure of an evaluation that is watched."""
+    mode: Literal["max", "min"] = "max"
+    """Whether larger or smaller figures are better."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """By how much more than this a figure must be better than the best before, to count."""
 
 
 class EvaluationConfig(_Section):
@@ -52,6 +76,9 @@ class EvaluationConfig(_Section):
 
     every_epochs: NotNegative = 1
     """Epochs between evaluations; 0 evaluates only at the end of the run, which always happens."""
+    every_steps: Positive | None = None
+    """Steps between evaluations, besides those at ends of epochs."""
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
 
 class FailureConfig(_Section):
@@ -82,8 +109,28 @@ class FailureConfig(_Section):
     """Time for one lease, with compilation and the start of a save."""
     evaluate_timeout: Seconds = 1800.0
     """Time for one evaluation, with compilation."""
+    preemption_grace: Seconds = 25.0
+    """Time in which the driver saves and leaves after a SIGTERM; then it leaves without."""
+    nan: Literal["stop", "skip", "rollback"] = "stop"
+    """What is done about a loss or gradient that is not finite: ``stop`` ends the run with an
+    error, ``skip`` leaves the state as it was before the step, ``rollback`` goes back to the last
+    checkpoint and leaves the step's batch out."""
+    max_skipped: NotNegative = 10
+    """Steps of the run that ``nan`` may leave out; one more ends the run."""
     finish_timeout: Seconds = 900.0
     """Time to commit pending checkpoints at the end."""
+
+
+class ElasticConfig(_Section):
+    """With how many hosts a run may go on when some are lost for good. Times are in seconds."""
+
+    sizes: list[Positive] = []
+    """Numbers of hosts, besides ``hosts``; the batch size must divide by the devices of each."""
+    shrink_after: Seconds = 60.0
+    """After this long without all hosts started, the largest of ``sizes`` that can be filled is
+    taken."""
+    grow_after: Seconds = 60.0
+    """Time between two looks whether there is room for more hosts again."""
 
 
 class ClusterConfig(_Section):
@@ -96,8 +143,20 @@ class ClusterConfig(_Section):
     """CPUs that Ray sets aside for each host; 0 lets any number of hosts share a machine."""
     resources_per_host: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Other Ray resources of each host, for example ``{TPU: 4}`` or ``{GPU: 8}``."""
+    spares: NotNegative = 0
+    """Processes that have everything imported and wait to take over when hosts are started anew;
+    as many as there are hosts make a recovery fastest. Each holds some hundred MB. Only for hosts
+    that need no resources of Ray."""
     object_store_megabytes: Annotated[int, Field(ge=80)] = 128
     """Ray's object store of a local cluster, in MiB; only commands and replies pass through it."""
+
+    @model_validator(mode="after")
+    def _spares_have_no_resources(self) -> Self:
+        if self.spares and (self.num_cpus_per_host or self.resources_per_host):
+            raise ValueError(
+                "spares cannot hold the hosts' resources: set spares to 0, or ask for no resources"
+            )
+        return self
 
 
 class LimitsConfig(_Section):
@@ -153,11 +212,15 @@ class RunConfig(_Section):
     batch size up to 256."""
     shuffle_window: Positive = 4096
     """Rows within which a logical shard is shuffled."""
+    quarantine: NotNegative = 0
+    """Most rows of the data that may be left out because they cannot be read or used; each is
+    written to ``quarantine/`` in the run's folder. One more ends the run."""
     record_rows: bool = False
     """Write the row ids of every batch to ``rows/`` in the run's folder."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     failures: FailureConfig = FailureConfig()
+    elastic: ElasticConfig = ElasticConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @property
@@ -211,9 +274,10 @@ class RunConfig(_Section):
             platform=self.platform,
             logical_shards=self.logical_shards,
             shuffle_window=self.shuffle_window,
-            keep_checkpoints=self.checkpoints.keep,
+            quarantine=self.quarantine,
             record_rows=self.record_rows,
             join_timeout=self.failures.join_timeout,
+            non_finite=self.failures.nan,
         )
 
     @property

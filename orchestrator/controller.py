@@ -9,6 +9,7 @@ pure functions of ``orchestrator.policies``; how to tell the hosts is the ``Host
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from kernels.errors import EmberayError
@@ -17,15 +18,16 @@ from orchestrator.config import RunConfig
 from orchestrator.goodput import lease_shares
 from orchestrator.hosts.interface import StacksSeen
 from orchestrator.planning import Plan
-from orchestrator.policies import Fatal, Lost, OverLimits, Verdict
+from orchestrator.plans import Plans
 from orchestrator.progress import History, Progress
 from orchestrator.restarts import Restarts
 from orchestrator.roster import Roster
 from orchestrator.schedule import Schedule
+from orchestrator.sizing import Handover, Sizing
 from orchestrator.states import State, Waiting
 from orchestrator.surroundings import Surroundings
+from orchestrator.trouble import GiveUp, Recover, Trouble
 from workers import protocol
-from workers.errors import CheckpointError
 
 __all__ = ["Controller"]
 
@@ -47,8 +49,9 @@ class Controller:
     Attributes:
         state: Where the run is.
         progress: How far it has come.
-        plan: The plan in force.
+        plans: The plan in force.
         restarts: Recoveries of the run.
+        sizing: How many hosts there are.
 
     Example:
         >>> while not isinstance(controller.step(), states.Ended): pass     # doctest: +SKIP
@@ -69,19 +72,20 @@ class Controller:
         self.config = config
         self.schedule = schedule
         self.progress = Progress(schedule, history)
-        self.plan = plan
+        self.plans = Plans(config, around.planner, around.journal, plan, history)
         self.restarts = Restarts(history.restarts)
+        self.sizing = Sizing(config, around.group.room)
         self._around = around
         self._data = data
-        self._limits = config.model_dump(mode="json")["limits"]
-        made_for = history.limits, history.cluster
-        self._plan_holds = made_for == (self._limits, (config.hosts, config.devices))
         self._settings = config.failures
+        self._trouble = Trouble(config, around, self.progress, self.plans, self.restarts)
         self._poll_seconds = poll_seconds
         self._launch = history.launches - 1
         self._leases = 0
         self._stopping = False
+        self._stop_by: float | None = None
         self._stop_recorded = False
+        self._handover: Handover | None = None
         self._roster = Roster(config.hosts)
         self.state: State = states.Created(since=around.clock())
 
@@ -110,17 +114,27 @@ class Controller:
         self.state = self._next(self.state)
         return self.state
 
-    def request_stop(self) -> None:
-        """Save at the end of the lease that runs, then leave. Safe in a signal handler."""
+    def request_stop(self, within: float | None = None) -> None:
+        """Finish the step that runs, save and leave. Safe in a signal handler.
+
+        Args:
+            within: Seconds after which to leave in any case; None waits as long as it takes.
+        """
         self._stopping = True
+        if within is not None:
+            self._stop_by = self._now() + within
+
+    def request_resize(self, hosts: int) -> None:
+        """Finish the step that runs, save, and go on with so many hosts. Safe on any thread."""
+        self.sizing.request(hosts)
 
     # The way through the states.
 
     def _next(self, state: State) -> State:
-        now = self._now()
-        if self._stopping and not isinstance(
-            state, states.Training | states.Evaluating | states.Finishing
-        ):
+        now, views = self._now(), self._roster.views
+        too_late = self._stop_by is not None and now >= self._stop_by
+        leaves_well = isinstance(state, states.Training | states.Evaluating | states.Finishing)
+        if too_late or (self._stopping and not leaves_well):
             return self._end(events.Interrupted, states.Interrupted)
         if isinstance(state, states.Recovering):
             return state if now < state.until else self._launch_hosts()
@@ -130,14 +144,45 @@ class Controller:
                 return self._advance(waiting)
             except EmberayError as error:
                 return self._fail(error)
+        if isinstance(waiting, states.Launching):
+            fewer = self.sizing.smaller(views, now - waiting.since)
+            if fewer is not None:
+                missing = tuple(view.rank for view in views if view.hello is None)
+                self._record(events.Shrunk(fewer, missing))
+                return self._launch_hosts(fewer)
         verdict = policies.judge(
-            self._roster.views,
+            views,
             doing=waiting.doing,
             deadline=waiting.deadline,
             now=now,
             settings=self._settings,
         )
-        return state if verdict is None else self._trouble(verdict, waiting)
+        if verdict is not None:
+            return self._mend(verdict, waiting)
+        return self._brake(waiting) if isinstance(waiting, states.Training) else waiting
+
+    def _brake(self, state: states.Training) -> State:
+        """Have all hosts end the lease at the same step, if there is a reason not to wait for it.
+
+        See ``workers.brake``.
+        """
+        lease, group = state.lease, self._around.group
+        if state.braking == "no":
+            if lease.first == lease.last or not self._must_leave():
+                return state
+            group.hold(lease.number)
+            return replace(state, braking="holding")
+        held = [view.held for view in self._roster.views if view.held is not None]
+        begun = [answer.begun for answer in held if answer.lease == lease.number]
+        if state.braking == "released" or len(begun) < len(self._roster.views):
+            return state
+        last = min(lease.last, max(lease.first, *begun))
+        group.release(lease.number, last)
+        if last == lease.last:
+            return replace(state, braking="released")
+        self._record(events.LeaseCut(lease.number, lease.last, last))
+        cut = replace(lease, last=last, save=False)
+        return replace(state, braking="released", lease=cut)
 
     def _advance(self, state: Waiting) -> State:
         """All hosts have answered: what follows."""
@@ -152,13 +197,18 @@ class Controller:
                 command = protocol.Join(replies[0].address)
                 return self._command(states.Joining, command, settings.join_timeout)
             case states.Joining():
-                checks.check_mesh(replies, config.hosts, config.devices_per_host)
-                self._record(events.MeshJoined(self._launch, config.hosts, config.devices))
-                if self.plan is not None and self._plan_holds:
-                    return self._prepare(self.plan)
+                hosts = self.sizing.hosts
+                checks.check_mesh(replies, hosts, config.devices_per_host)
+                devices = hosts * config.devices_per_host
+                self._record(events.MeshJoined(self._launch, hosts, devices))
+                if (plan := self.plans.for_hosts(hosts)) is not None:
+                    return self._prepare(plan)
                 return self._command(states.Surveying, protocol.Survey(), settings.survey_timeout)
             case states.Surveying():
-                return self._prepare(self._first_plan(replies))
+                surveyed = reports.survey_report(replies)
+                self._record(surveyed)
+                self.progress.observed = dict(surveyed.observed)
+                return self._prepare(self.plans.first(self.sizing.hosts, surveyed.observed))
             case states.Preparing(plan=plan):
                 checks.check_plan(replies, plan)
                 checks.check_data(replies, self._data)
@@ -178,37 +228,46 @@ class Controller:
         """The hosts hold the state of a step and wait: evaluate, train, save or finish."""
         schedule, progress = self.schedule, self.progress
         step = progress.step
-        leaving = self._stopping or step >= schedule.total_steps
-        if progress.evaluation_missing and not self._stopping:
+        if (too_many := self._trouble.too_many_skipped()) is not None:
+            return self._fail(too_many)
+        must_leave = self._must_leave()
+        leaving = must_leave or progress.done
+        if progress.evaluation_missing and not must_leave:
             command = protocol.Evaluate(_SPLIT)
             return self._command(
                 states.Evaluating, command, self._settings.evaluate_timeout, split=_SPLIT
             )
         if leaving and (step == 0 or progress.saved == step):
             return self._command(states.Finishing, protocol.Finish(), self._settings.finish_timeout)
-        plan_hash = cast(Plan, self.plan).hash
+        plan_hash = cast(Plan, self.plans.newest).hash
         if leaving:
             lease = policies.saving_lease(step, self._leases, plan_hash)
         else:
-            lease = policies.next_lease(schedule, step, self._leases, plan_hash)
+            lease = policies.next_lease(schedule, step, self._leases, plan_hash, progress.skipped)
         self._leases += 1
         return self._command(
             states.Training, protocol.RunLease(lease), self._settings.lease_timeout, lease=lease
         )
 
-    def _launch_hosts(self) -> State:
+    def _must_leave(self) -> bool:
+        """Whether the hosts are to save and leave, and not merely because the run is done."""
+        if self._handover is None:
+            self._handover = self.sizing.handover(self._roster.views, self._now())
+            if self._handover is not None:
+                given = self._handover
+                self._record(events.HandingOver(given.reason, given.culprits, given.hosts))
+        return self._stopping or self._handover is not None
+
+    def _launch_hosts(self, hosts: int | None = None) -> State:
         now, group = self._now(), self._around.group
         group.kill_all()
         self._launch += 1
-        self._roster = Roster(self.config.hosts)
-        self._record(events.Launching(self._launch, self.config.hosts))
+        self._handover = None
+        hosts = self.sizing.launch(now, hosts)
+        self._roster = Roster(hosts)
+        self._record(events.Launching(self._launch, hosts))
         self._around.ledger.enter(states.Launching.time_kind, now)
-        group.launch(
-            [
-                protocol.Assignment(rank, self.config.hosts, self._launch)
-                for rank in range(self.config.hosts)
-            ]
-        )
+        group.launch([protocol.Assignment(rank, hosts, self._launch) for rank in range(hosts)])
         deadline = now + self._settings.launch_timeout
         return states.Launching(since=now, deadline=deadline, launch=self._launch)
 
@@ -242,19 +301,6 @@ class Controller:
 
     # What answers mean.
 
-    def _first_plan(self, replies: Sequence[protocol.Surveyed]) -> Plan:
-        """The first plan of the run, or the first one for other hosts or ``limits`` than before."""
-        surveyed = reports.survey_report(replies)
-        self._record(surveyed)
-        self.progress.observed = dict(surveyed.observed)
-        return self._make_plan(None, 0 if self.plan is None else self.plan.version + 1)
-
-    def _make_plan(self, previous: Plan | None, version: int) -> Plan:
-        plan = self._around.planner.plan(self.progress.observed, previous, version)
-        self._record(events.PlanMade(plan.version, plan.hash, self._limits, plan.to_json()))
-        self.plan, self._plan_holds = plan, True
-        return plan
-
     def _restored(self, state: states.Restoring, replies: Sequence[protocol.Restored]) -> None:
         step = checks.check_restored(replies, state.step)
         self.progress.restore(step)
@@ -270,6 +316,10 @@ class Controller:
         repeated = self.progress.lease_done(replies, lease.save, elapsed)
         self._around.ledger.split(lease_shares(report.seconds, elapsed, repeated), now)
         self._record(report)
+        for skipped in replies[0].skipped:
+            if skipped.step not in self.progress.skipped:
+                self.progress.skipped[skipped.step] = skipped.reason
+                self._record(events.StepSkipped(skipped.step, skipped.reason, "skip"))
         if lease.save:
             self._record(events.CheckpointStarted(lease.last))
             self.progress.forget_snapshots(self._around.committed())
@@ -284,90 +334,37 @@ class Controller:
         checks.check_committed(self.progress.saved, self._around.committed(), replies)
         if self.progress.complete:
             return self._end(events.Finished, states.Finished)
+        if self._handover is not None and not self._stopping:
+            return self._launch_hosts(self._handover.hosts)
         return self._end(events.Interrupted, states.Interrupted)
 
     # What goes wrong, and how it ends.
 
-    def _trouble(self, verdict: Verdict, state: Waiting) -> State:
+    def _mend(self, verdict: policies.Verdict, state: Waiting) -> State:
         for event in verdict_events.trouble_events(verdict, self._launch, self._now()):
             self._record(event)
-        try:
-            match verdict:
-                case Fatal():
-                    if self._skip_checkpoint(verdict.error, state):
-                        rank = verdict.culprit.rank
-                        return self._recover("checkpoint", (rank,), str(verdict.error))
-                    words = self._last_words()
-                    return self._fail(verdict_events.error_of(verdict, state.doing, words))
-                case OverLimits():
-                    if self._replan(verdict):
-                        return self._recover("limits", (verdict.culprit.rank,), str(verdict.error))
-                    return self._fail(verdict.error)
-                case Lost():
-                    return self._lost(verdict)
-        except EmberayError as error:
-            return self._fail(error)
+        hosts = self.sizing.hosts
+        remedy = self._trouble.remedy(verdict, state, hosts=hosts, last_words=self._last_words)
+        match remedy:
+            case GiveUp():
+                return self._fail(remedy.error)
+            case Recover():
+                return self._recover(remedy)
 
-    def _lost(self, verdict: Lost) -> State:
-        """Start anew, unless that has been tried often enough."""
-        attempts = self.restarts.note_failure(self.progress.furthest)
-        if attempts > self._settings.max_restarts:
-            furthest, last_words = self.progress.furthest, self._last_words()
-            return self._fail(verdict_events.gave_up(verdict, furthest, attempts, last_words))
-        wait = policies.restart_pause(attempts, self._settings)
-        if verdict.hanging:
-            wait = max(wait, self._settings.grace)
-            for host in self._roster.views:
-                if host.hello is not None and host.died is None:
-                    self._around.group.dump_stacks(host.rank)
-        ranks = tuple(host.rank for host in verdict.culprits)
-        return self._recover(
-            verdict.cause, ranks, verdict.reason, wait=wait, stacks_awaited=verdict.hanging
-        )
-
-    def _recover(
-        self,
-        cause: str,
-        culprits: Sequence[int],
-        reason: str,
-        *,
-        wait: float = 0.0,
-        stacks_awaited: bool = False,
-    ) -> State:
-        now, step = self._now(), self.progress.step
+    def _recover(self, how: Recover) -> State:
+        now, step, group = self._now(), self.progress.step, self._around.group
         self.restarts.total += 1
         self._around.ledger.enter("recovering", now, spent_as="recovering")
-        self._record(events.Recovering(cause, culprits, reason, step, self.restarts.in_a_row))
-        if not stacks_awaited:
-            self._around.group.kill_all()
-        return states.Recovering(since=now, until=now + wait)
-
-    def _skip_checkpoint(self, error: Exception, state: Waiting) -> bool:
-        """Set a checkpoint aside that cannot be restored; False if it is not that, or the last."""
-        if not isinstance(error, CheckpointError) or not isinstance(state, states.Restoring):
-            return False
-        if not set(self._around.committed()) - {state.step} or state.step is None:
-            return False
-        self._around.group.kill_all()
-        self._around.set_aside(state.step)
-        self._record(events.CheckpointSkipped(state.step, str(error)))
-        return True
-
-    def _replan(self, verdict: OverLimits) -> bool:
-        """Make a plan with room for the batch that did not fit; False if that cannot help."""
-        overflows, fixed = verdict.error.overflows, self.config.fixed_limits
-        known = policies.observe_overflow(self.progress.observed, verdict.error)
-        by_hand = any(overflow.stack in fixed for overflow in overflows)
-        if known is None or by_hand or self.plan is None:
-            return False
-        self.progress.observed = known
-        version = self.plan.version + 1
-        for over in overflows:
-            self._record(
-                events.Replanned(version, over.stack, over.limit, over.allowed, over.observed)
-            )
-        self._make_plan(self.plan, version)
-        return True
+        self._record(
+            events.Recovering(how.cause, how.culprits, how.reason, step, self.restarts.in_a_row)
+        )
+        if not how.hanging:
+            group.kill_all()
+            return states.Recovering(since=now, until=now + how.wait)
+        for host in self._roster.views:
+            if host.hello is not None and host.died is None:
+                group.dump_stacks(host.rank)
+        return states.Recovering(since=now, until=now + how.wait)
 
     def _fail(self, error: Exception) -> State:
         now, last_words = self._now(), self._last_words()

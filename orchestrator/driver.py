@@ -14,8 +14,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from signal import SIGTERM
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -24,16 +25,26 @@ from orchestrator.cluster import open_hosts
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config, make_config
 from orchestrator.controller import Controller
-from orchestrator.errors import RunFolderError
+from orchestrator.errors import ConfigError, RunFolderError
 from orchestrator.events import Journal, Sink
 from orchestrator.goodput import Ledger
-from orchestrator.observe import Console, EventFile, MetricsFile, PlanFiles, StackFiles, TensorBoard
+from orchestrator.observe import (
+    Console,
+    EventFile,
+    MetricsFile,
+    PlanFiles,
+    Recoveries,
+    StackFiles,
+    TensorBoard,
+)
 from orchestrator.planning import LaunchPlanner, Plan
+from orchestrator.retention import Retention
 from orchestrator.run_folder import Identity, RunFolder, default_run_folder, read_history
 from orchestrator.schedule import Schedule
 from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary
 from orchestrator.surroundings import Surroundings
+from workers.errors import DataError
 
 __all__ = ["Driver"]
 
@@ -73,6 +84,8 @@ class Driver:
         self._resume = resume
         self._quiet = quiet
         self._open = ExitStack()
+        self._controller: Controller | None = None
+        self._recoveries = Recoveries()
 
     def __enter__(self) -> Self:
         return self
@@ -92,8 +105,9 @@ class Driver:
     def fit(self) -> Summary:
         """Train to the end.
 
-        In the main thread, the first SIGINT (Ctrl-C) or SIGTERM saves at the end of the lease and
-        leaves; a second one raises ``KeyboardInterrupt`` at once.
+        In the main thread, the first SIGINT (Ctrl-C) or SIGTERM finishes the step, saves and
+        leaves, after a SIGTERM within ``failures.preemption_grace``; a second one raises
+        ``KeyboardInterrupt`` at once.
 
         Returns:
             What the run came to: ``finished``, or ``interrupted``.
@@ -108,9 +122,39 @@ class Driver:
         finally:
             self.close()
 
+    def resize(self, hosts: int) -> None:
+        """Go on with another number of hosts: same batches, same order of the data.
+
+        While ``fit`` runs, call it from another thread: the hosts finish their step and save, and
+        the others start from there. Before, it sets the number to start with.
+
+        Args:
+            hosts: Number of hosts.
+
+        Raises:
+            ConfigError: There must be a host, and the batch must spread over all devices evenly.
+
+        Example:
+            >>> with Driver("ranker.yaml") as driver:               # doctest: +SKIP
+            ...     threading.Timer(600, driver.resize, [8]).start()
+            ...     driver.fit()
+        """
+        from workers.planning import check_batch_size
+
+        if hosts < 1:
+            raise ConfigError(f"a run cannot be resized to {hosts} hosts: it needs at least one")
+        try:
+            check_batch_size(self.config.run_spec("", ""), hosts)
+        except DataError as error:
+            raise ConfigError(f"the run cannot be resized to {hosts} hosts: {error}") from error
+        if self._controller is None:
+            self.config = self.config.model_copy(update={"hosts": hosts})
+        else:
+            self._controller.request_resize(hosts)
+
     def _fit(self, ledger: Ledger) -> Summary:
         from workers.checkpoint import committed_steps
-        from workers.planning import check_inputs, resolve_data
+        from workers.planning import check_batch_size, check_inputs, resolve_data
         from workers.program import load_program
 
         config = self.config
@@ -118,6 +162,8 @@ class Driver:
         data = _absolute(resolve_data(program, config.data))
         path = (self._run_dir or default_run_folder(program.name)).absolute()
         run = config.run_spec(data, str(path))
+        for size in config.elastic.sizes:
+            check_batch_size(run, size)
         inputs = check_inputs(program, run, config.hosts)
         schedule = Schedule.of(config, inputs.steps_per_epoch, evaluates=inputs.test_rows > 0)
         run = replace(run, total_steps=schedule.total_steps)
@@ -133,7 +179,7 @@ class Driver:
         named = {} if config.data is None else {"data": data}
         folder.write_identity(identity, config.model_copy(update=named).to_yaml())
 
-        journal = Journal(list(self._sinks(folder)))
+        journal = Journal([*self._sinks(folder), self._recoveries])
         journal.record(
             events.RunStarted(
                 run_folder=str(path),
@@ -147,14 +193,14 @@ class Driver:
         ledger.enter("launching", time.monotonic())
         around = Surroundings(
             group=open_hosts(run, config, self._open),
-            planner=LaunchPlanner(program, run, config.hosts, config.fixed_limits),
+            planner=LaunchPlanner(program, run, config.fixed_limits),
             committed=lambda: committed_steps(folder.checkpoints),
             set_aside=folder.set_checkpoint_aside,
             journal=journal,
             ledger=ledger,
             clock=time.monotonic,
         )
-        controller = Controller(
+        controller = self._controller = Controller(
             config,
             schedule,
             around,
@@ -162,21 +208,26 @@ class Driver:
             history=read_history(folder.path / "events.jsonl"),
             plan=_newest_plan(folder),
         )
-        return self._lead(controller, folder, program.name, ledger)
+        return self._lead(controller, folder, program.name, data, ledger)
 
     def _lead(
-        self, controller: Controller, folder: RunFolder, program: str, ledger: Ledger
+        self, controller: Controller, folder: RunFolder, program: str, data: str, ledger: Ledger
     ) -> Summary:
         """Step the controller to its end, and write the summary, however it ends."""
+        grace = self.config.failures.preemption_grace
         status: Literal["finished", "interrupted", "failed"] = "interrupted"
         error: str | None = None
+        best_possible: dict[str, float] | None = None
         try:
-            with stop_on_signals(controller.request_stop):
+            with stop_on_signals(
+                lambda number: controller.request_stop(grace if number == SIGTERM else None)
+            ):
                 while not isinstance(state := controller.step(), states.Ended):
                     pass
             if isinstance(state, states.Failed):
                 raise state.error
             status = "finished" if isinstance(state, states.Finished) else "interrupted"
+            best_possible = _best_possible(data) if status == "finished" else None
         except Exception as raised:
             status, error = "failed", str(raised)
             raise
@@ -187,6 +238,8 @@ class Driver:
                 run_folder=folder.path,
                 program=program,
                 goodput=ledger.seconds(time.monotonic()),
+                best_possible=best_possible,
+                recoveries=self._recoveries.seconds,
                 error=error,
             )
             summary.write(folder.path / "summary.json")
@@ -209,6 +262,8 @@ class Driver:
         The file of events comes after the others, so that whatever it tells of is in them already
         when the driver is killed in between; what they hold beyond it is redone on resume.
         """
+        from workers.checksums import looks_whole
+
         yield PlanFiles(folder.path)
         yield StackFiles(folder.path)
         for sink in (
@@ -218,6 +273,12 @@ class Driver:
         ):
             self._open.callback(sink.close)
             yield sink
+        yield Retention(
+            folder.checkpoints,
+            self.config.checkpoints,
+            read_history(folder.path / "events.jsonl"),
+            looks_whole,
+        )
         if not self._quiet:
             console = Console()
             self._open.callback(console.close)
@@ -226,7 +287,17 @@ class Driver:
 
 def _absolute(data: str) -> str:
     """A local path made absolute, as hosts run in other folders; addresses are left as they are."""
-    return str(Path(data).absolute()) if Path(data).exists() else data
+    from workers.data.files import absolute_data
+
+    return absolute_data(data)
+
+
+def _best_possible(data: str) -> dict[str, float] | None:
+    """The figures no model can beat on this data, where they are known."""
+    from workers.data.sources import best_of
+
+    best = best_of(data)
+    return None if best is None else asdict(best)
 
 
 def _newest_plan(folder: RunFolder) -> Plan | None:

@@ -7,12 +7,11 @@ on the console and TensorBoard's curves. ``events.jsonl`` holds one JSON object 
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from orchestrator.journal import Event, Journal, Sink, as_record
 from workers.protocol import Observed
 
 __all__ = [
@@ -22,6 +21,7 @@ __all__ = [
     "Event",
     "Failed",
     "Finished",
+    "HandingOver",
     "HostDied",
     "HostFrozen",
     "HostLate",
@@ -30,6 +30,7 @@ __all__ = [
     "Interrupted",
     "Journal",
     "Launching",
+    "LeaseCut",
     "LeaseDone",
     "MeshJoined",
     "PlanConfirmed",
@@ -39,8 +40,10 @@ __all__ = [
     "Restored",
     "Restoring",
     "RunStarted",
+    "Shrunk",
     "Sink",
     "StacksDumped",
+    "StepSkipped",
     "StepsUnrecorded",
     "StopRequested",
     "Surveyed",
@@ -48,13 +51,6 @@ __all__ = [
 ]
 
 _UNLOGGED = {"unlogged": True}
-
-
-@dataclass(frozen=True)
-class Event:
-    """Base of all events."""
-
-    kind: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -296,6 +292,50 @@ class Replanned(Event):
 
 
 @dataclass(frozen=True)
+class StepSkipped(Event):
+    """A step has no effect on tables and model, as something in it was not finite."""
+
+    kind: ClassVar[str] = "step_skipped"
+    step: int
+    reason: str
+    policy: str
+    """``failures.nan``."""
+
+
+@dataclass(frozen=True)
+class LeaseCut(Event):
+    """All hosts end a lease at an earlier step than it was given for."""
+
+    kind: ClassVar[str] = "lease_cut"
+    lease: int
+    planned: int
+    last: int
+
+
+@dataclass(frozen=True)
+class HandingOver(Event):
+    """The hosts are to save and end, and others to take over."""
+
+    kind: ClassVar[str] = "handing_over"
+    reason: str
+    """``preempted``, ``resize`` or ``room``."""
+    culprits: Sequence[int]
+    """Ranks of the hosts that are told to leave."""
+    hosts: int
+    """How many will take over."""
+
+
+@dataclass(frozen=True)
+class Shrunk(Event):
+    """Hosts did not start in time; the run goes on with fewer."""
+
+    kind: ClassVar[str] = "shrunk"
+    hosts: int
+    missing: Sequence[int]
+    """Ranks that did not start."""
+
+
+@dataclass(frozen=True)
 class StopRequested(Event):
     """The run was asked to save and leave."""
 
@@ -327,48 +367,3 @@ class Failed(Event):
     error: str
     steps: int
     last_words: Mapping[int, str]
-
-
-type Sink = Callable[[float, Event], None]
-"""Takes the wall time (Unix seconds) and the event."""
-
-
-class Journal:
-    """Hands every event to all sinks, in order.
-
-    Args:
-        sinks: Who is told.
-        wall_clock: Unix seconds.
-    """
-
-    def __init__(
-        self, sinks: Sequence[Sink] = (), wall_clock: Callable[[], float] = time.time
-    ) -> None:
-        self._sinks = tuple(sinks)
-        self._wall_clock = wall_clock
-
-    def record(self, event: Event) -> None:
-        """Tell every sink."""
-        now = self._wall_clock()
-        for sink in self._sinks:
-            sink(now, event)
-
-
-def as_record(time_: float, event: Event) -> dict[str, Any]:
-    """The event as it is written to ``events.jsonl``."""
-    record: dict[str, Any] = {"time": round(time_, 3), "kind": event.kind}
-    for item in dataclasses.fields(event):
-        if item.metadata.get("unlogged"):
-            continue
-        record[item.name] = _plain(getattr(event, item.name))
-    return record
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

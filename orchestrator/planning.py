@@ -37,13 +37,16 @@ class Plan(Protocol):
 class Planner(Protocol):
     """Makes plans from what is known of the data."""
 
-    def plan(self, observed: Mapping[str, Observed], previous: Plan | None, version: int) -> Plan:
+    def plan(
+        self, observed: Mapping[str, Observed], previous: Plan | None, version: int, hosts: int
+    ) -> Plan:
         """A plan with room for everything observed.
 
         Args:
             observed: Largest values seen by table stack.
             previous: The plan that it takes over from.
             version: Version of the new plan.
+            hosts: Number of hosts it is for.
 
         Raises:
             SpecError: No plan can work.
@@ -57,19 +60,17 @@ class LaunchPlanner:
     Args:
         program: The loaded program.
         run: What the hosts are told of the run.
-        hosts: Number of hosts.
         fixed: Limits set by hand, by table stack.
     """
 
-    def __init__(
-        self, program: Program, run: RunSpec, hosts: int, fixed: Mapping[str, LimitsConfig]
-    ) -> None:
+    def __init__(self, program: Program, run: RunSpec, fixed: Mapping[str, LimitsConfig]) -> None:
         self._program = program
         self._run = run
-        self._hosts = hosts
         self._fixed = fixed
 
-    def plan(self, observed: Mapping[str, Observed], previous: Any, version: int) -> Plan:
+    def plan(
+        self, observed: Mapping[str, Observed], previous: Any, version: int, hosts: int
+    ) -> Plan:
         """See ``Planner.plan``.
 
         Raises:
@@ -83,7 +84,7 @@ class LaunchPlanner:
         plan: Any = make_plan(
             self._program,
             self._run,
-            self._hosts,
+            hosts,
             observed=observed,
             previous=previous,
             version=version,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.policies import evaluation_due
+from orchestrator.policies import evaluation_due, stop_early
 from orchestrator.schedule import Schedule
 from workers.metrics import BinaryMetrics
 from workers.protocol import LeaseDone, Observed, merge_observed
@@ -31,6 +31,8 @@ class History:
     """What ``limits`` was set to when the newest plan was made, as JSON values."""
     cluster: tuple[int, int] | None = None
     """Hosts and devices that the newest plan was made for."""
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    """Steps that were left without effect, and why."""
 
 
 class Progress:
@@ -42,8 +44,10 @@ class Progress:
         saved: Step of the newest checkpoint that was restored, or whose saving has begun.
         evaluations: Figures of the test split by step.
         observed: Largest values seen by table stack.
+        skipped: Steps left without effect, and why.
         examples_here: Samples trained by this driver, repeated ones too.
         lease_seconds_here: Wall seconds of this driver's leases, without compiling.
+        stages_here: Busy seconds of the data pipeline's stages in them, averaged over hosts.
     """
 
     def __init__(self, schedule: Schedule, history: History) -> None:
@@ -53,8 +57,10 @@ class Progress:
         self.saved: int | None = None
         self.evaluations = {step: dict(figures) for step, figures in history.evaluations.items()}
         self.observed: dict[str, Observed] = {}
+        self.skipped = dict(history.skipped)
         self.examples_here = 0
         self.lease_seconds_here = 0.0
+        self.stages_here: dict[str, float] = {}
         self._leases = list(history.leases)
         self._train = BinaryMetrics.empty()
         self._snapshots: dict[int, BinaryMetrics] = {}
@@ -75,9 +81,15 @@ class Progress:
         return evaluation_due(self.schedule, self.step) and self.step not in self.evaluations
 
     @property
+    def done(self) -> bool:
+        """Whether no step is to follow: all are done, or evaluations have ceased to improve."""
+        at_end = self.step >= self.schedule.total_steps
+        return at_end or stop_early(self.evaluations, self.schedule.early_stopping)
+
+    @property
     def complete(self) -> bool:
-        """Whether all steps are done and nothing is left to evaluate."""
-        return self.step >= self.schedule.total_steps and not self.evaluation_missing
+        """Whether no step is to follow and nothing is left to evaluate."""
+        return self.done and not self.evaluation_missing
 
     @property
     def train_metrics(self) -> BinaryMetrics:
@@ -118,6 +130,8 @@ class Progress:
             self.examples_here += examples
             compiling = mean_seconds(reply.seconds for reply in replies).get("compiling", 0.0)
             self.lease_seconds_here += max(0.0, elapsed - compiling)
+            for stage, seconds in mean_seconds(reply.stages for reply in replies).items():
+                self.stages_here[stage] = self.stages_here.get(stage, 0.0) + seconds
         self.observed = merge_observed(self.observed, *(reply.observed for reply in replies))
         self.step = last
         self.furthest = max(self.furthest, last)

@@ -74,7 +74,7 @@ class RaySession:
                     object_store_memory=self._config.object_store_megabytes * 2**20,
                     **quiet,
                 )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises bare exceptions, too
             where = f"connect to the Ray cluster at '{address}'" if address else "start Ray locally"
             raise ClusterError(f"cannot {where}: {' '.join(str(error).split())}") from error
         self._ours = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
@@ -33,12 +34,13 @@ def lease_report(
         schedule: The run's schedule.
     """
     losses = replies[0].losses
+    finite = [loss for loss in losses if math.isfinite(loss)]
     return events.LeaseDone(
         launch=launch,
         lease=lease.number,
         first=lease.first,
         last=lease.last,
-        loss=sum(losses) / len(losses) if losses else None,
+        loss=sum(finite) / len(finite) if finite else None,
         examples=replies[0].examples,
         elapsed=elapsed,
         seconds=mean_seconds(reply.seconds for reply in replies),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.errors import HostError
-from orchestrator.hosts.interface import Answered, Died, Observation, PulseSeen, Raised
+from orchestrator.hosts.interface import Answered, Died, Held, Observation, PulseSeen, Raised
 from workers.protocol import Hello, Pulse, Reply
 
 __all__ = ["HostView", "Roster"]
@@ -27,6 +27,8 @@ class HostView:
     error: Exception | None = None
     traceback: str = ""
     error_at: float | None = None
+    held: Held | None = None
+    """Where it waits to be told the end of the lease it runs."""
     died: str | None = None
     """Why its process is gone."""
 
@@ -92,7 +94,7 @@ class Roster:
         """Forget the answers: a command was sent that is answered with this type."""
         self._expected = reply_type
         self._missing = len(self._views)
-        self._views = [replace(view, reply=None) for view in self._views]
+        self._views = [replace(view, reply=None, held=None) for view in self._views]
 
     def take(self, observation: Observation, now: float) -> None:
         """Note what was observed at ``now``."""
@@ -114,6 +116,8 @@ class Roster:
                     view = replace(view, hello=reply)
             case Raised(error=error, traceback=traceback):
                 view = replace(view, error=error, traceback=traceback, error_at=now)
+            case Held():
+                view = replace(view, held=observation)
             case Died(reason=reason) if view.died is None:
                 view = replace(view, died=reason)
             case _:

@@ -261,12 +261,17 @@ def read_history(events: Path) -> History:
     started = cluster = None
     leases: list[tuple[int, int, int]] = []
     evaluations: dict[int, Mapping[str, float]] = {}
+    skipped: dict[int, str] = {}
     for event in read_lines(events):
         match event["kind"]:
             case "run_started":
                 started = event["hosts"], event["devices"]
             case "launching":
                 launches = max(launches, event["launch"] + 1)
+                if started is not None:
+                    started = event["hosts"], event["hosts"] * (started[1] // started[0])
+            case "step_skipped":
+                skipped[event["step"]] = event["reason"]
             case "recovering":
                 restarts += 1
             case "plan_made":
@@ -280,4 +285,5 @@ def read_history(events: Path) -> History:
             case "restored":
                 leases = [lease for lease in leases if lease[1] <= event["step"]]
                 evaluations = {at: e for at, e in evaluations.items() if at <= event["step"]}
-    return History(launches, restarts, furthest, tuple(leases), evaluations, limits, cluster)
+    lasting = limits, cluster, skipped
+    return History(launches, restarts, furthest, tuple(leases), evaluations, *lasting)

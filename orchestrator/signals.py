@@ -1,4 +1,4 @@
-"""Ctrl-C: once to leave in good order, twice to leave at once."""
+"""Ctrl-C or SIGTERM: once to leave in good order, twice to leave at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ __all__ = ["stop_on_signals"]
 
 
 @contextmanager
-def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(request_stop: Callable[[int], None]) -> Iterator[None]:
     """Within the block, SIGINT and SIGTERM ask to stop; after the first, they interrupt.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
 
     Args:
-        request_stop: Called at the first signal, in the main thread, between two of its steps.
+        request_stop: Called at the first signal with its number, in the main thread, between two
+            of its steps.
 
     Raises:
         KeyboardInterrupt: At the second signal.
@@ -33,7 +34,7 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        request_stop()
+        request_stop(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, handle) for number in numbers}

@@ -4,6 +4,7 @@
                                  │           ↑                      │
                                  └─ planned ─┘                      ↓
                                                             Finishing → Finished | Interrupted
+                                                                    └→ Launching, to hand over
 
     any of them → Recovering → Launching          a host died, froze, failed or is late
     any of them → Failed                          another try would not help, or too many did not
@@ -15,7 +16,7 @@ Surveying is passed over when there is a plan already: after a recovery, and on 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from orchestrator.planning import Plan
 from workers import protocol
@@ -126,6 +127,8 @@ class Training(Waiting):
     reply: ClassVar[type] = protocol.LeaseDone
     time_kind: ClassVar[str] = "training"
     lease: Lease
+    braking: Literal["no", "holding", "released"] = "no"
+    """Whether the hosts have been asked to hold, and then told to end the lease early."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -38,13 +38,25 @@ class Summary:
     metrics: Mapping[str, Mapping[str, float | None]]
     """``train``: the last epoch's samples, each predicted before it was learned from; ``test``: the
     last evaluation. Figures: ``auc``, ``normalised_entropy``, ``loss``, ``calibration``,
-    ``examples``."""
+    ``examples``. ``best_possible``, where the truth behind the data is known: ``auc``,
+    ``auc_error`` and ``loss`` of predicting the true probabilities."""
     restarts: int
     """Recoveries in the whole life of the run."""
     hosts: int
+    """As many as there were at the end."""
     devices: int
     error: str | None = field(default=None)
     """Why the run failed."""
+    recoveries: Sequence[Mapping[str, float]] = field(default_factory=list)
+    """Seconds of each recovery that this driver led, by part (``orchestrator.observe.recoveries``),
+    and their ``total``."""
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """Busy seconds of the data pipeline's stages, averaged over hosts, in this driver's leases."""
+    slowest_stage: str | None = None
+    """The stage that was busy longest: it decides how fast batches can come."""
+    quarantined: int = 0
+    """Rows of the data that were left out, as ``quarantine`` allows; ``quarantine/`` in the run's
+    folder tells of each."""
 
     @property
     def goodput_share(self) -> float:
@@ -60,14 +72,21 @@ class Summary:
         run_folder: Path,
         program: str,
         goodput: Mapping[str, float],
+        best_possible: Mapping[str, float] | None = None,
+        recoveries: Sequence[Mapping[str, float]] = (),
         error: str | None = None,
     ) -> Self:
         """The summary of a run whose controller has come to an end, or is left."""
+        from workers.data.quarantine import quarantined_rows
+
         progress, config = controller.progress, controller.config
         seconds = progress.lease_seconds_here
         metrics: dict[str, Mapping[str, float | None]] = {"train": progress.train_metrics.result()}
         if progress.evaluations:
             metrics["test"] = progress.evaluations[max(progress.evaluations)]
+        if best_possible is not None:
+            metrics["best_possible"] = best_possible
+        stages = progress.stages_here
         return cls(
             status=status,
             run_folder=str(run_folder),
@@ -80,9 +99,13 @@ class Summary:
             goodput=dict(goodput),
             metrics=metrics,
             restarts=controller.restarts.total,
-            hosts=config.hosts,
-            devices=config.devices,
+            hosts=controller.sizing.hosts,
+            devices=controller.sizing.hosts * config.devices_per_host,
             error=error,
+            recoveries=list(recoveries),
+            stages=dict(stages),
+            slowest_stage=max(stages, key=lambda stage: stages[stage], default=None),
+            quarantined=quarantined_rows(run_folder / "quarantine"),
         )
 
     def write(self, path: Path) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import hypothesis
 import jax
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# Compile quickly instead of well: nearly all a test's time would be XLA's. Programs are the same
+# up to their machine code; tests marked ``system`` train in processes that compile as users do.
+jax.config.update("jax_disable_most_optimizations", True)
+
+# No example fails for being slow: the machine may be busy, and first calls compile or import.
+hypothesis.settings.register_profile("emberay", deadline=None)
+hypothesis.settings.load_profile("emberay")

@@ -1,9 +1,11 @@
 """Batches of one split as one host trains or evaluates on them.
 
-    raw_batches                encode                      put
-    row ids → examples    →    CSR-wrapped COO buffers  →  device arrays
+    read → transform        pick                       encode                       put
+    row groups, ahead  →  examples of a batch  →  CSR-wrapped COO buffers  →  device arrays
 
-The stages run ahead of training: see ``workers.pipeline``.
+The stages run ahead of training: see ``workers.pipeline`` for the last two, and
+``workers.data.reader`` for those before. A host holds the reader's cache (``CACHE_BYTES``), the
+examples of ``CHUNK_STEPS`` steps twice, and nine batches in and between the stages.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from kernels import (
     SparseDenseMatmulInputStats,
     preprocess_sparse_dense_matmul_input,
 )
-from workers.data.dataset import ExampleReader
 from workers.data.examples import Examples
 from workers.data.order import RowOrder
+from workers.data.reader import ExampleReader
 from workers.mesh import spread
 from workers.pipeline import Pipeline
 from workers.protocol import Observed
@@ -75,6 +77,8 @@ def raw_batches(
 ) -> Iterator[RawBatch]:
     """This host's share of the steps [first, last) of a run.
 
+    While the steps of one chunk are handed out, the row groups of the next are read.
+
     Args:
         order: Order of the rows.
         reader: Takes examples by row id.
@@ -82,18 +86,49 @@ def raw_batches(
         first: First step of the run.
         last: One past the last.
     """
+    width = slots[1] - slots[0]
+    chunks = _chunks(order, slots, first, last)
+    following = next(chunks, None)
+    try:
+        while following is not None:
+            (step, rows), following = following, next(chunks, None)
+            reader.announce(rows, *(() if following is None else (following[1],)))
+            examples = reader.take(rows.ravel())
+            for index in range(len(rows)):
+                share = examples.slice(index * width, (index + 1) * width)
+                real = order.examples_of(order.position(step + index)[1])
+                yield RawBatch(step + index, rows[index], share, real)
+    finally:
+        reader.forget()
+
+
+def _chunks(
+    order: RowOrder, slots: tuple[int, int], first: int, last: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """First step and row ids, int64 ``[steps, slots]``, of steps that are fetched together."""
     step = first
-    low, high = slots
     while step < last:
         epoch, begin = order.position(step)
         end = min(begin + CHUNK_STEPS, order.steps_per_epoch, begin + last - step)
-        rows = order.batches(epoch, begin, end, slots)
-        examples = reader.take(rows.ravel())
-        width = high - low
-        for index in range(end - begin):
-            share = examples.slice(index * width, (index + 1) * width)
-            yield RawBatch(step, rows[index], share, order.examples_of(begin + index))
-            step += 1
+        yield step, order.batches(epoch, begin, end, slots)
+        step += end - begin
+
+
+class _TimedBatches:
+    """``raw_batches`` for a pipeline: the reader counts where the time goes."""
+
+    def __init__(self, batches: Iterator[RawBatch], reader: ExampleReader) -> None:
+        self._batches, self._reader = batches, reader
+        reader.take_seconds()
+
+    def __next__(self) -> RawBatch:
+        return next(self._batches)
+
+    def take_seconds(self) -> dict[str, float]:
+        return self._reader.take_seconds()
+
+    def close(self) -> None:
+        self._reader.forget()
 
 
 @dataclass(frozen=True)
@@ -183,7 +218,7 @@ class BatchSource:
         """Begin to make the batches of the steps [first, last): iterate over ``ReadyBatch``."""
         raw = raw_batches(self._order, self._reader, self._slots, first, last)
         return Pipeline(
-            raw,
+            _TimedBatches(raw, self._reader),
             [
                 ("encode", lambda batch: encode(batch, self._specs, self._plan)),
                 ("put", self._put),

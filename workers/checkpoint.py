@@ -1,18 +1,21 @@
 """Checkpoints through Orbax: asynchronous, and either committed or invisible.
 
-    checkpoints/<step>/tables/   every table stack with its slot variables, written by all hosts
-                       dense/    step, model parameters, optimizer state
-                       about/    JSON: plan, program fingerprint, step
+    checkpoints/<step>/tables/          every table stack with its slot variables, by all hosts
+                       dense/           step, model parameters, optimizer state
+                       about/           JSON: plan, program fingerprint, step
+                       checksums.json   size and CRC-32 of every other file
 
 A checkpoint can be restored under any plan of the same tables: on other hosts, devices and
 SparseCores, and in other stacks.
 
-Orbax writes into a temporary folder and renames it when all hosts are done, so a folder whose name
-is a number is complete.
+Orbax writes into a temporary folder and renames it when all hosts are done and the checksums are
+written, so a folder whose name is a number is complete. What is restored is compared with the
+checksums first.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +27,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kernels import EmbeddingPlan
+from workers.checksums import verify_files
 from workers.errors import CheckpointError, PlanMismatch
 from workers.relayout import read_tables
+from workers.sealing import SealedFolder
+from workers.snapshots import Snapshots
 from workers.training import TrainState
 
 __all__ = ["About", "Checkpoints", "committed_steps", "read_checkpoint"]
+
+_LOGGER = logging.getLogger(__name__)
 
 SAVE_TIMEOUT_SECONDS = 600
 """Seconds the hosts wait for each other while a checkpoint is written."""
@@ -43,6 +51,15 @@ def committed_steps(folder: Path) -> tuple[int, ...]:
         return ()
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
     return tuple(sorted(int(name) for name in names if name.isdecimal()))
+
+
+FILE_BYTES = 32 << 20, 1 << 30
+"""About the least and most bytes of a file with parts of tables. So much is held back in memory by
+each writer before it is written: the library's own choice, 2 GiB, would often hold a second copy of
+a host's part of the tables."""
+
+FILES_PER_HOST = 32
+"""Files a host's part of the tables goes to, where that is within these bounds."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +77,22 @@ class About:
 class Checkpoints:
     """Saves and restores train states; used by all hosts alike, each calling at the same steps.
 
+    It deletes nothing: which checkpoints are kept is for the driver to say.
+
     Args:
         folder: Folder of all checkpoints of a run.
-        keep: Number of committed checkpoints kept.
         about: Plan and program of the run.
     """
 
-    def __init__(self, folder: Path, keep: int, about: About) -> None:
+    def __init__(self, folder: Path, about: About) -> None:
         self._folder = folder.absolute()
         self._about = about
+        self._snapshots = Snapshots()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
                 cleanup_tmp_directories=True,
+                temporary_path_class=SealedFolder,
                 async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT_SECONDS),
             ),
         )
@@ -85,20 +104,27 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        self.wait()
+        copy = self._snapshots.take(state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                tables=ocp.args.StandardSave(
-                    state.tables,
+                tables=ocp.args.PyTreeSave(
+                    copy.tables,
                     save_args=jax.tree.map(
-                        lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), state.tables
+                        lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), copy.tables
                     ),
+                    ocdbt_target_data_file_size=_file_bytes(copy.tables),
                 ),
-                dense=ocp.args.StandardSave(_dense(state)),
+                dense=ocp.args.StandardSave(_dense(copy)),
                 about=ocp.args.JsonSave(self._about.to_json(step)),
             ),
             force=True,
         )
+
+    def reserve(self, state: TrainState) -> None:
+        """Get host memory for saves of such a state ready, in the background."""
+        self._snapshots.reserve(state)
 
     def restore(self, step: int, like: TrainState, fresh: Callable[[], TrainState]) -> TrainState:
         """Load a committed checkpoint.
@@ -110,10 +136,12 @@ class Checkpoints:
                 another layout than they are wanted in.
 
         Raises:
-            CheckpointError: Its content cannot be read. Errors of the storage or of other hosts are
-                let through: they may pass.
+            CheckpointError: A file is damaged or missing, or its content cannot be read. Errors of
+                the storage or of other hosts are let through: they may pass. Each host finds
+                damage in its share of the files, so the others may be left waiting for it.
             PlanMismatch: It holds other tables, or was saved by another program.
         """
+        self._verify(step)
         with _reading(step, self._folder):
             about = self._manager.restore(
                 step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
@@ -125,7 +153,10 @@ class Checkpoints:
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
-                        tables=ocp.args.StandardRestore(like.tables), dense=dense_like
+                        tables=ocp.args.PyTreeRestore(
+                            like.tables, ocp.checkpoint_utils.construct_restore_args(like.tables)
+                        ),
+                        dense=dense_like,
                     ),
                 )
             tables = dict(restored["tables"])
@@ -145,6 +176,17 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for pending saves and release everything."""
         self._manager.close()
+        self._snapshots.close()
+
+    def _verify(self, step: int) -> None:
+        """Compare the files with their checksums; every host reads a share of them."""
+        share, shares = jax.process_index(), jax.process_count()
+        if not verify_files(self._folder / str(step), share, shares) and share == 0:
+            _LOGGER.warning(
+                "checkpoint %d in '%s' was saved without checksums: it is restored unchecked",
+                step,
+                self._folder,
+            )
 
     def _saved_plan(self, step: int, about: dict[str, Any]) -> EmbeddingPlan:
         """The plan a checkpoint was saved under, which must be of the same program and tables."""
@@ -172,6 +214,13 @@ def _layout(plan: EmbeddingPlan) -> Any:
     """All of a plan that decides where a row is stored: limits may change under a checkpoint."""
     stacks = [(stack.name, stack.tables, stack.vocab_size, stack.width) for stack in plan.stacks]
     return plan.topology.devices, plan.topology.sparsecores_per_device, stacks
+
+
+def _file_bytes(tables: Any) -> int:
+    """Size of files: a fixed part of what this host writes, within bounds."""
+    own = sum(array.nbytes for array in jax.tree.leaves(tables)) // jax.process_count()
+    least, most = FILE_BYTES
+    return min(most, max(least, own // FILES_PER_HOST))
 
 
 def _dense(state: TrainState) -> dict[str, Any]:
@@ -202,8 +251,9 @@ def read_checkpoint(folder: Path, step: int) -> dict[str, np.ndarray]:
     for everything in it.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: It is damaged, or cannot be read.
     """
+    verify_files(folder.absolute() / str(step))
     arrays = {}
     for part in ("tables", "dense"):
         place = folder.absolute() / str(step) / part

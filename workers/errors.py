@@ -38,4 +38,15 @@ class CheckpointError(EmberayError):
 
 
 class NonFiniteLoss(EmberayError):
-    """The loss became NaN or infinite; the message names the step."""
+    """A loss, gradient or activation is NaN or infinite; the message names where.
+
+    Attributes:
+        step: The step whose batch it came up with.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        self.step = step
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[NonFiniteLoss], tuple[str, int | None]]:
+        return type(self), (str(self), self.step)

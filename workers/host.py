@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
-import json
 import os
 import socket
 import tempfile
@@ -13,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import psutil
 from jax.sharding import Mesh
 
 from kernels import EmbeddingPlan, FeatureSpec, SpecError
 from workers import protocol
 from workers.batches import BatchSource, ReadyBatch, encode, raw_batches, slots_of
+from workers.brake import Brake
 from workers.checkpoint import About, Checkpoints, committed_steps
 from workers.compilation import use_compilation_cache
-from workers.data.dataset import Dataset, ExampleReader, open_dataset
-from workers.errors import NonFiniteLoss, PlanMismatch
+from workers.data.dataset import Dataset
+from workers.data.quarantine import quarantine_of
+from workers.data.reader import ExampleReader
+from workers.data.sources import open_dataset
+from workers.errors import PlanMismatch
+from workers.lease import LeaseNotes
 from workers.mesh import free_address, join_process_group, leave_process_group, make_mesh
 from workers.metrics import BinaryMetrics
 from workers.phases import Phases
@@ -41,8 +44,10 @@ from workers.program import Program, load_program
 from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec, merge_observed
 from workers.training import (
     MetricState,
+    StepOutcome,
     TrainState,
     abstract_state,
+    advance,
     empty_metrics,
     initial_state,
     make_evaluation_step,
@@ -95,6 +100,8 @@ class Host:
         self._metrics: MetricState | None = None
         self._pipeline: Pipeline | None = None
         self._pipeline_step = -1
+        self._leaving = False
+        self._brake = Brake()
         use_compilation_cache()
         self._phases.enter("idle")
 
@@ -113,7 +120,20 @@ class Host:
             phase_seconds=seconds,
             step=self._step,
             memory_bytes=psutil.Process().memory_info().rss,
+            leaving=self._leaving,
         )
+
+    def hold(self, lease: int) -> int:
+        """Begin no further step of a lease, on any thread: see ``workers.brake``."""
+        return self._brake.hold(lease)
+
+    def release(self, lease: int, last: int) -> None:
+        """Run the lease that is held up to this step, on any thread."""
+        self._brake.release(lease, last)
+
+    def notice_leaving(self) -> None:
+        """The machine will end this process soon: the pulse says so from now on."""
+        self._leaving = True
 
     def dump_stacks(self) -> str:
         """The Python stack of every thread, as text."""
@@ -209,10 +229,11 @@ class Host:
             source=self._source(TRAIN, plan, specs),
             checkpoints=Checkpoints(
                 self._checkpoint_folder,
-                self._run.keep_checkpoints,
                 About(plan, self._program.fingerprint()),
             ),
-            train_step=make_train_step(self._program, specs, plan, mesh),
+            train_step=make_train_step(
+                self._program, specs, plan, mesh, skip_non_finite=self._skips
+            ),
             evaluation_step=make_evaluation_step(self._program, specs, plan, mesh),
         )
         own = rebuilt(self._program, self._run, self._assignment.hosts, plan)
@@ -232,6 +253,7 @@ class Host:
                 abstract_state(*made_from),
                 lambda: initial_state(*made_from, self._run.seed),
             )
+        prepared.checkpoints.reserve(self._state)
         self._step = step or 0
         self._metrics = empty_metrics(mesh)
         return protocol.Restored(self._assignment.rank, self._step)
@@ -249,33 +271,35 @@ class Host:
                 f"but {self._step} steps are done"
             )
         self._phases.take_seconds()
-        losses: list[jax.Array] = []
-        examples = 0
-        observed: dict[str, Observed] = {}
-        trained_rows: list[tuple[int, np.ndarray]] = []
+        notes = LeaseNotes(prepared.specs, skips=self._skips)
+        self._brake.begin(lease.number, lease.first)
         with self._phases.within("training"):
-            while self._step < lease.last:
+            while self._step < lease.last and self._brake.may_run(self._step):
                 ready = self._next_batch()
-                self._train(ready, losses)
-                examples += ready.global_examples
-                observed = merge_observed(observed, ready.observed)
-                trained_rows.append((ready.step, ready.rows))
-            values = tuple(float(loss) for loss in losses)
-            _refuse_non_finite(values, lease.first)
+                if self._step in lease.skip:
+                    self._state = advance(self.state)
+                    notes.passed_over()
+                else:
+                    notes.trained(ready, self._train(ready))
+                self._step += 1
+            losses = notes.losses()
             metrics = self._take_metrics()
-        self._record_rows(trained_rows)
-        if lease.save:
+        if self._run.record_rows:
+            name = f"host-{self._assignment.rank}.jsonl"
+            notes.write_rows(Path(self._run.run_folder) / "rows" / name)
+        if lease.save and self._step == lease.last:
             with self._phases.within("saving"):
                 prepared.checkpoints.save(self._step, self.state)
         return protocol.LeaseDone(
             rank=self._assignment.rank,
             lease=lease.number,
             first=lease.first,
-            last=lease.last,
-            losses=values,
-            examples=examples,
+            last=self._step,
+            losses=losses,
+            examples=notes.examples,
             metrics=metrics,
-            observed=observed,
+            observed=notes.observed,
+            skipped=tuple(notes.skipped),
             seconds=self._phases.take_seconds(),
             stages=self._pipeline.take_seconds() if self._pipeline else {},
         )
@@ -310,13 +334,19 @@ class Host:
     # Parts of the commands.
 
     @property
+    def _skips(self) -> bool:
+        return self._run.non_finite == "skip"
+
+    @property
     def _checkpoint_folder(self) -> Path:
         return Path(self._run.run_folder) / "checkpoints"
 
     def _data(self, split: str) -> tuple[Dataset, ExampleReader]:
         if split not in self._datasets:
             dataset = open_dataset(self._run.data, split, self._program.schema.columns)
-            self._datasets[split] = dataset, ExampleReader(dataset, self._program.schema)
+            quarantine = quarantine_of(self._run.run_folder, self._run.quarantine)
+            reader = ExampleReader(dataset, self._program.schema, quarantine=quarantine)
+            self._datasets[split] = dataset, reader
         return self._datasets[split]
 
     def _source(
@@ -339,45 +369,24 @@ class Host:
         self._pipeline_step = ready.step + 1
         return ready
 
-    def _train(self, ready: ReadyBatch, losses: list[jax.Array]) -> None:
+    def _train(self, ready: ReadyBatch) -> StepOutcome:
         prepared = _present(self._prepared, "Prepare")
         arguments = (self.state, _present(self._metrics, "Restore"), ready.batch)
         if hasattr(prepared.train_step, "lower"):
             with self._phases.within("compiling"):
                 prepared.train_step = prepared.train_step.lower(*arguments).compile()
-        self._state, self._metrics, loss = prepared.train_step(*arguments)
-        if losses:
-            jax.block_until_ready(losses[-1])
-        losses.append(loss)
-        self._step += 1
+        self._state, self._metrics, outcome = prepared.train_step(*arguments)
+        return outcome
 
     def _take_metrics(self) -> BinaryMetrics:
         taken = metrics_on_host(_present(self._metrics, "Restore"))
         self._metrics = empty_metrics(_present(self._mesh, "Join"))
         return taken
 
-    def _record_rows(self, trained: list[tuple[int, np.ndarray]]) -> None:
-        if not self._run.record_rows:
-            return
-        file = Path(self._run.run_folder) / "rows" / f"host-{self._assignment.rank}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"step": step, "rows": rows.tolist()}) + "\n" for step, rows in trained]
-        with file.open("a") as out:
-            out.write("".join(lines))
-
     def _close_pipeline(self) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
-
-
-def _refuse_non_finite(losses: tuple[float, ...], first: int) -> None:
-    for step, loss in enumerate(losses, start=first):
-        if not np.isfinite(loss):
-            raise NonFiniteLoss(
-                f"the loss at step {step} is {loss}; lower the learning rates, or look at the "
-                "batch's values (record_rows=true names its rows)"
-            )
 
 
 def _present[T](value: T | None, command: str) -> T:

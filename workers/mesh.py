@@ -54,6 +54,8 @@ def join_process_group(coordinator: str, rank: int, hosts: int, timeout: float) 
     """
     if hosts == 1:
         return
+    # Its notice of preemption would take the place of the host's own handler of SIGTERM.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         coordinator_address=coordinator,
         num_processes=hosts,

@@ -1,8 +1,9 @@
-"""Metrics of binary predictions that merge exactly over devices, hosts and leases.
+"""Metrics of binary predictions that merge over devices, hosts and leases.
 
 Predictions are counted in equal bins of probability, positives and negatives apart. Everything a
-report needs follows from these counts and four sums, so merging is addition, and the result does
-not depend on how the samples were spread.
+report needs follows from these counts and three sums, so merging is addition. Counts are exact, so
+AUC and accuracy do not depend on how the samples were spread; the sums do in their last digits.
+Samples of weight 0, which fill up the last batch, count nowhere.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import numpy as np
 __all__ = ["BINS", "BinaryMetrics"]
 
 BINS = 8192
-"""Bins of probability. The error of the AUC is at most half the chance that a positive and a
-negative fall into the same bin: below 1e-3 unless predictions crowd into a few bins."""
+"""Bins of probability; even, so that 0.5 is an edge."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,32 @@ class BinaryMetrics:
             self.predicted + other.predicted,
         )
 
+    @property
+    def auc_error_bound(self) -> float:
+        """How far ``auc`` can be from that of the predictions themselves, in either direction.
+
+        Pairs of a positive and a negative in different bins are in the right order; those in one
+        bin count half, and are right, wrong or tied in truth. So the error is at most half the
+        chance that a pair falls into one bin: below 1e-3 unless predictions crowd into few bins.
+        NaN without positives or negatives.
+        """
+        pairs = float(self.positives.sum()) * float(self.negatives.sum())
+        return 0.5 * float(self.positives @ self.negatives) / pairs if pairs else float("nan")
+
     def result(self) -> dict[str, float]:
-        """The figures: ``auc``, ``normalised_entropy``, ``loss``, ``calibration``, ``examples``.
+        """``auc``, ``normalised_entropy``, ``loss``, ``calibration``, ``accuracy``, ``examples``.
 
         Normalised entropy is the loss over that of always predicting the base rate (He et al.,
         "Practical Lessons from Predicting Clicks on Ads at Facebook", 2014); calibration is the sum
-        of predictions over the number of positives. A figure that is not defined for these samples
-        (no positives, say) is NaN.
+        of predictions over the number of positives; accuracy is the share of samples whose
+        prediction is at least 0.5 just when their label is 1. The AUC is that of the bins: see
+        ``auc_error_bound``. A figure that is not defined for these samples (no positives, say) is
+        NaN.
         """
         positives, negatives = float(self.positives.sum()), float(self.negatives.sum())
         loss = self.loss / self.weight if self.weight else float("nan")
+        half = len(self.positives) // 2
+        right = float(self.positives[half:].sum() + self.negatives[:half].sum())
         if positives and negatives:
             below = np.cumsum(self.negatives) - self.negatives
             wins = float(np.sum(self.positives * (below + 0.5 * self.negatives)))
@@ -75,5 +91,6 @@ class BinaryMetrics:
             "normalised_entropy": entropy,
             "loss": loss,
             "calibration": self.predicted / positives if positives else float("nan"),
+            "accuracy": right / self.weight if self.weight else float("nan"),
             "examples": self.weight,
         }

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from kernels import EmbeddingPlan, FeatureSpec, Limits, Topology, apply_plan, build_plan
-from workers.data.dataset import Dataset, check_dataset, has_split, open_dataset
+from workers.data.dataset import Dataset
 from workers.data.order import RowOrder, order_of
+from workers.data.sources import check_dataset, has_split, open_dataset
 from workers.errors import DataError, ProgramError
 from workers.program import Program
 from workers.protocol import Observed, RunSpec
@@ -22,6 +23,7 @@ __all__ = [
     "TEST",
     "TRAIN",
     "DataSummary",
+    "check_batch_size",
     "check_inputs",
     "data_fingerprint",
     "make_plan",
@@ -102,17 +104,10 @@ def check_inputs(program: Program, run: RunSpec, hosts: int) -> DataSummary:
         DataError: Data missing, empty, with wrong columns, types, nulls or ids; or a batch size
             that cannot be spread over the devices.
     """
-    topology = topology_of(run, hosts)
-    if run.batch_size % topology.sparsecores:
-        nearest = -(-run.batch_size // topology.sparsecores) * topology.sparsecores
-        raise DataError(
-            f"batch_size {run.batch_size} cannot be spread over {hosts} hosts × "
-            f"{run.devices_per_host} devices: it must be a multiple of {topology.sparsecores}; "
-            f"the next is {nearest}"
-        )
+    check_batch_size(run, hosts)
     datasets = open_splits(program, run.data)
     for dataset in datasets.values():
-        check_dataset(dataset, program.schema)
+        check_dataset(dataset, program.schema, values=not run.quarantine)
     train = datasets[TRAIN]
     return DataSummary(
         rows=train.rows,
@@ -121,6 +116,22 @@ def check_inputs(program: Program, run: RunSpec, hosts: int) -> DataSummary:
         files=len({group.file for group in train.row_groups}),
         fingerprint=data_fingerprint(datasets),
     )
+
+
+def check_batch_size(run: RunSpec, hosts: int) -> None:
+    """Check that a batch can be spread over so many hosts.
+
+    Raises:
+        DataError: The batch size is no multiple of their SparseCores.
+    """
+    topology = topology_of(run, hosts)
+    if run.batch_size % topology.sparsecores:
+        nearest = -(-run.batch_size // topology.sparsecores) * topology.sparsecores
+        raise DataError(
+            f"batch_size {run.batch_size} cannot be spread over {hosts} hosts × "
+            f"{run.devices_per_host} devices: it must be a multiple of {topology.sparsecores}; "
+            f"the next is {nearest}"
+        )
 
 
 def open_splits(program: Program, data: str) -> dict[str, Dataset]:
@@ -143,7 +154,7 @@ def data_fingerprint(datasets: Mapping[str, Dataset]) -> str:
     Covers the names of the files below their folder and the rows of their row groups, not values.
     """
     told = [
-        (split, str(group.file.relative_to(dataset.path)), group.index, group.rows)
+        (split, group.name or str(group.file), group.index, group.rows)
         for split, dataset in sorted(datasets.items())
         for group in dataset.row_groups
     ]

@@ -104,7 +104,7 @@ class Program:
     model: nn.Module
     optimizer: optax.GradientTransformation
     loss: Loss = dataclasses.field(default_factory=BinaryCrossEntropy)
-    prepare_data: Callable[[], Path] | None = None
+    prepare_data: Callable[[], Path | str] | None = None
 
     def __post_init__(self) -> None:
         tables = {table.name: table for table in self.tables}

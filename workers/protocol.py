@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from workers.metrics import BinaryMetrics
 
@@ -47,6 +47,7 @@ __all__ = [
     "Restored",
     "RunLease",
     "RunSpec",
+    "SkippedStep",
     "Survey",
     "Surveyed",
     "merge_observed",
@@ -77,11 +78,15 @@ class RunSpec:
     """Number of logical shards; None takes the largest divisor of the batch size up to 256."""
     shuffle_window: int = 4096
     """Rows within which a logical shard is shuffled."""
-    keep_checkpoints: int = 3
     record_rows: bool = False
     """Write the row ids of every batch to ``rows/host-<rank>.jsonl`` in the run folder."""
+    quarantine: int = 0
+    """Most bad rows that may be left out: see ``workers.data.quarantine``."""
     join_timeout: float = 120.0
     """Seconds a host waits for the others to join the mesh."""
+    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """What a loss or gradient that is not finite does: ``skip`` leaves the state as it was before
+    the step, with the other two it is an error."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,10 @@ class Lease:
 
     Steps count from 0 over the whole run. With ``save`` a checkpoint of the state after step
     ``last - 1`` is started (asynchronously) at the end; ``first == last`` saves and runs nothing.
+    The batches of the steps in ``skip`` are passed over: they change nothing but the step number.
+
+    A host may be told in the middle of a lease to hold, and then to end it at an earlier step: see
+    ``workers.brake``.
     """
 
     number: int
@@ -212,6 +221,16 @@ class Lease:
     first: int
     last: int
     save: bool = False
+    skip: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SkippedStep:
+    """A step that changed nothing, as something in it was not finite."""
+
+    step: int
+    reason: str
+    """What was not finite: names features and tables."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +249,7 @@ class LeaseDone:
     first: int
     last: int
     losses: tuple[float, ...]
-    """Mean loss of every global batch, the same on all hosts."""
+    """Mean loss of every global batch, the same on all hosts; NaN for one that was passed over."""
     examples: int
     """Real samples (weight above 0) of this lease over all hosts."""
     metrics: BinaryMetrics
@@ -240,6 +259,8 @@ class LeaseDone:
     """Wall seconds by kind: ``compiling``, ``waiting_for_data``, ``training``, ``saving``."""
     stages: Mapping[str, float] = field(default_factory=dict)
     """Busy seconds of the pipeline's stages: ``read`` (and transform), ``encode``, ``put``."""
+    skipped: tuple[SkippedStep, ...] = ()
+    """Steps that were left without effect, the same on all hosts."""
 
 
 @dataclass(frozen=True)
@@ -288,6 +309,8 @@ class Pulse:
     """Steps this host has dispatched."""
     memory_bytes: int
     """Resident memory of the process."""
+    leaving: bool = False
+    """Whether the process was told by its machine (SIGTERM) that it will be ended."""
 
 
 type Command = Join | Survey | Prepare | Restore | RunLease | Evaluate | Finish

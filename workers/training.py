@@ -38,8 +38,10 @@ from workers.program import Program
 __all__ = [
     "DeviceBatch",
     "MetricState",
+    "StepOutcome",
     "TrainState",
     "abstract_state",
+    "advance",
     "empty_metrics",
     "initial_state",
     "make_evaluation_step",
@@ -85,6 +87,20 @@ class DeviceBatch(NamedTuple):
     dense: jax.Array
     labels: jax.Array
     weights: jax.Array
+
+
+class StepOutcome(NamedTuple):
+    """What a train step says of itself; the same on all devices.
+
+    Attributes:
+        loss: float32 scalar.
+        non_finite: int32 ``[2 + features]``: on how many devices the loss, a gradient of the
+            model's parameters, and activations or gradients of each feature (in the order of their
+            names) were not finite.
+    """
+
+    loss: jax.Array
+    non_finite: jax.Array
 
 
 _SPECS: tuple[Any, ...] = (PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(), PartitionSpec())
@@ -173,18 +189,31 @@ def metrics_on_host(metrics: MetricState) -> BinaryMetrics:
 
 
 def make_train_step(
-    program: Program, specs: Mapping[str, FeatureSpec], plan: EmbeddingPlan, mesh: Mesh
-) -> Callable[[TrainState, MetricState, DeviceBatch], tuple[TrainState, MetricState, jax.Array]]:
-    """The jitted train step: (state, metrics, batch) → (state, metrics, loss).
+    program: Program,
+    specs: Mapping[str, FeatureSpec],
+    plan: EmbeddingPlan,
+    mesh: Mesh,
+    *,
+    skip_non_finite: bool = False,
+) -> Callable[[TrainState, MetricState, DeviceBatch], tuple[TrainState, MetricState, StepOutcome]]:
+    """The jitted train step: (state, metrics, batch) → (state, metrics, outcome).
 
     State and metrics are donated. The loss is the weighted mean over the global batch before the
-    update, the same on all devices.
+    update.
+
+    Args:
+        program: What is trained.
+        specs: Feature specs with the plan applied.
+        plan: Where table rows lie.
+        mesh: All devices.
+        skip_non_finite: Whether a step in which something is not finite changes nothing but the
+            step number.
     """
     lookup_arguments = _lookup_arguments(plan, mesh)
 
     def device_step(
         state: TrainState, metrics: MetricState, batch: DeviceBatch
-    ) -> tuple[TrainState, MetricState, jax.Array]:
+    ) -> tuple[TrainState, MetricState, StepOutcome]:
         activations = tpu_sparse_dense_matmul(
             batch.inputs, state.tables, dict(specs), **lookup_arguments
         )
@@ -198,25 +227,37 @@ def make_train_step(
         (loss, logits), (parameter_gradients, activation_gradients) = jax.value_and_grad(
             loss_of, argnums=(0, 1), has_aux=True
         )(state.parameters, activations)
-        loss, parameter_gradients = jax.lax.psum((loss, parameter_gradients), AXIS)
-        updates, optimizer_state = program.optimizer.update(
-            parameter_gradients, state.optimizer_state, state.parameters
-        )
-        tables = tpu_sparse_dense_matmul_grad(
-            activation_gradients,
-            batch.inputs,
-            state.tables,
-            dict(specs),
-            step=state.step,
-            **lookup_arguments,
-        )
-        new_state = TrainState(
-            state.step + 1,
-            dict(tables),
-            optax.apply_updates(state.parameters, updates),
-            optimizer_state,
-        )
-        return new_state, _counted(metrics, logits, batch), loss
+        flags = _non_finite(loss, parameter_gradients, activations, activation_gradients)
+        loss, parameter_gradients, flags = jax.lax.psum((loss, parameter_gradients, flags), AXIS)
+
+        def updated() -> tuple[TrainState, MetricState]:
+            updates, optimizer_state = program.optimizer.update(
+                parameter_gradients, state.optimizer_state, state.parameters
+            )
+            tables = tpu_sparse_dense_matmul_grad(
+                activation_gradients,
+                batch.inputs,
+                state.tables,
+                dict(specs),
+                step=state.step,
+                **lookup_arguments,
+            )
+            new_state = TrainState(
+                state.step + 1,
+                dict(tables),
+                optax.apply_updates(state.parameters, updates),
+                optimizer_state,
+            )
+            return new_state, _counted(metrics, logits, batch)
+
+        def unchanged() -> tuple[TrainState, MetricState]:
+            return state._replace(step=state.step + 1, tables=dict(state.tables)), metrics
+
+        if skip_non_finite:
+            new_state, counted = jax.lax.cond(jnp.any(flags > 0), unchanged, updated)
+        else:
+            new_state, counted = updated()
+        return new_state, counted, StepOutcome(loss, flags)
 
     mapped = jax.shard_map(
         device_step,
@@ -226,6 +267,16 @@ def make_train_step(
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=(0, 1), **_kept_layouts(mesh))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _next_number(step: jax.Array) -> jax.Array:
+    return step + 1
+
+
+def advance(state: TrainState) -> TrainState:
+    """The state one step on, for a batch that is passed over."""
+    return state._replace(step=_next_number(state.step))
 
 
 def make_evaluation_step(
@@ -279,6 +330,26 @@ def _lookup_arguments(plan: EmbeddingPlan, mesh: Mesh) -> dict[str, Any]:
 
 def _logits(program: Program, parameters: Any, activations: Any, dense: jax.Array) -> jax.Array:
     return cast(jax.Array, program.model.apply(parameters, activations, dense))
+
+
+def _non_finite(
+    loss: jax.Array,
+    parameter_gradients: Any,
+    activations: Any,
+    activation_gradients: Any,
+) -> jax.Array:
+    """``StepOutcome.non_finite`` of one device: zeros and ones."""
+
+    def bad(*arrays: jax.Array) -> jax.Array:
+        found = [jnp.any(~jnp.isfinite(array)) for array in arrays]
+        return jnp.any(jnp.stack(found)) if found else jnp.zeros((), bool)
+
+    features = [
+        bad(*jax.tree.leaves((activations[name], activation_gradients[name])))
+        for name in sorted(activations)
+    ]
+    flags = [bad(loss), bad(*jax.tree.leaves(parameter_gradients)), *features]
+    return jnp.stack(flags).astype(jnp.int32)
 
 
 def _counted(metrics: MetricState, logits: jax.Array, batch: DeviceBatch) -> MetricState:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kernels.autograd import lookup_whose_gradient_updates
 from kernels.errors import SpecError
 from kernels.initialization import init_embedding_variables
 from kernels.lookup import tpu_sparse_dense_matmul
@@ -133,15 +134,7 @@ class MeshTables:
 
         Not a gradient at all: what `jax.grad` returns for the tables is to replace them.
         """
-        look = jax.custom_vjp(lambda batch, tables, step: self.lookup(batch, tables))
-
-        def forward(batch: Any, tables: Any, step: Any) -> tuple[Any, Any]:
-            return look(batch, tables, step), (batch, tables, step)
-
-        def backward(kept: Any, gradients: Any) -> tuple[None, Any, None]:
-            return None, self.update(gradients, *kept), None
-
-        look.defvjp(forward, backward)
+        look = lookup_whose_gradient_updates(self.lookup, self.update)
         return look(batch, tables, step)
 
     def _options(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class AdagradOptimizerSpec(OptimizerSpec):
 
     def parameters(self) -> dict[str, Any]:
         """See `OptimizerSpec.parameters`."""
-        return super().parameters() | {"initial_accumulator_value": self.initial_accumulator_value}
+        return super().parameters() | self._named("initial_accumulator_value")
 
     def slot_variables_initializers(self) -> tuple[Initializer, ...]:
         """The accumulator starts at a constant."""

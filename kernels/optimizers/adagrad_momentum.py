@@ -75,24 +75,20 @@ class AdagradMomentumOptimizerSpec(OptimizerSpec):
 
     def parameters(self) -> dict[str, Any]:
         """See `OptimizerSpec.parameters`."""
-        return super().parameters() | {
-            "momentum": self.momentum,
-            "beta2": self.beta2,
-            "epsilon": self.epsilon,
-            "exponent": self.exponent,
-            "use_nesterov": self.use_nesterov,
-            "initial_accumulator_value": self.initial_accumulator_value,
-            "initial_momentum_value": self.initial_momentum_value,
-        }
+        return super().parameters() | self._named(
+            "momentum",
+            "beta2",
+            "epsilon",
+            "exponent",
+            "use_nesterov",
+            "initial_accumulator_value",
+            "initial_momentum_value",
+        )
 
     def get_hyperparameters(self, step: jax.Array | int | None = None) -> tuple[jax.Array, ...]:
         """Learning rate, momentum, beta2, epsilon, exponent, and ``use_nesterov`` as a bool."""
         return (
-            self.get_learning_rate(step),
-            self._value("momentum", step),
-            self._value("beta2", step),
-            self._value("epsilon", step),
-            self._value("exponent", step),
+            *self._values(step, "momentum", "beta2", "epsilon", "exponent"),
             jnp.asarray(self.use_nesterov, dtype=jnp.bool_),
         )
 

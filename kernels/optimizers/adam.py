@@ -72,11 +72,7 @@ class AdamOptimizerSpec(OptimizerSpec):
 
     def parameters(self) -> dict[str, Any]:
         """See `OptimizerSpec.parameters`."""
-        return super().parameters() | {
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-        }
+        return super().parameters() | self._named("beta_1", "beta_2", "epsilon")
 
     def get_hyperparameters(self, step: jax.Array | int | None = None) -> tuple[jax.Array, ...]:
         r""":math:`(\alpha_t, \beta_1, \beta_2, \hat\epsilon_t)` for the update after ``step``."""

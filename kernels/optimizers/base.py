@@ -79,7 +79,11 @@ class OptimizerSpec(abc.ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Every hyperparameter by name, the learning rate first."""
-        return {"learning_rate": self.learning_rate}
+        return self._named("learning_rate")
+
+    def _named(self, *names: str) -> dict[str, Any]:
+        """These hyperparameters by name, as they were given."""
+        return {name: getattr(self, name) for name in names}
 
     def get_learning_rate(self, step: jax.Array | int | None = None) -> jax.Array:
         """The learning rate at ``step``, a float32 scalar.
@@ -110,9 +114,13 @@ class OptimizerSpec(abc.ABC):
             )
         return jnp.asarray(value(step), dtype=jnp.float32)
 
+    def _values(self, step: jax.Array | int | None, *names: str) -> tuple[jax.Array, ...]:
+        """The learning rate and these hyperparameters at ``step``, float32 scalars."""
+        return (self.get_learning_rate(step), *(self._value(name, step) for name in names))
+
     def get_hyperparameters(self, step: jax.Array | int | None = None) -> tuple[jax.Array, ...]:
         """The values `update` takes at ``step``: float32 scalars, the learning rate first."""
-        return (self.get_learning_rate(step),)
+        return self._values(step)
 
     def slot_variables_initializers(self) -> tuple[Initializer, ...]:
         """One initializer per slot variable, as a (named) tuple."""

@@ -60,12 +60,12 @@ class CustomOptimizerSpec(OptimizerSpec):
 
     def parameters(self) -> dict[str, Any]:
         """See `OptimizerSpec.parameters`."""
-        return super().parameters() | {
-            "custom_computation_fn": self.custom_computation_fn,
-            "stablehlo": self.stablehlo,
-            "slot_variable_initializers_tuple": self.slot_variable_initializers_tuple,
-            "short_name_str": self.short_name_str,
-        }
+        return super().parameters() | self._named(
+            "custom_computation_fn",
+            "stablehlo",
+            "slot_variable_initializers_tuple",
+            "short_name_str",
+        )
 
     def get_float_params(self) -> dict[str, float]:
         """None."""

@@ -75,24 +75,26 @@ class F2AOptimizerSpec(OptimizerSpec):
 
     def parameters(self) -> dict[str, Any]:
         """See `OptimizerSpec.parameters`."""
-        return super().parameters() | {
-            "rho": self.rho,
-            "initial_accumulator_value": self.initial_accumulator_value,
-            "initial_local_step_value": self.initial_local_step_value,
-            "l1_regularization_strength": self.l1_regularization_strength,
-            "l2_regularization_strength": self.l2_regularization_strength,
-            "max_lr_multiplier": self.max_lr_multiplier,
-        }
+        return super().parameters() | self._named(
+            "rho",
+            "initial_accumulator_value",
+            "initial_local_step_value",
+            "l1_regularization_strength",
+            "l2_regularization_strength",
+            "max_lr_multiplier",
+        )
 
     def get_hyperparameters(self, step: jax.Array | int | None = None) -> tuple[jax.Array, ...]:
         """Learning rate, rho, L1 and L2 strength, the largest factor, and the step (0 if None)."""
         step = 0 if step is None else step
         return (
-            self.get_learning_rate(step),
-            self._value("rho", step),
-            self._value("l1_regularization_strength", step),
-            self._value("l2_regularization_strength", step),
-            self._value("max_lr_multiplier", step),
+            *self._values(
+                step,
+                "rho",
+                "l1_regularization_strength",
+                "l2_regularization_strength",
+                "max_lr_multiplier",
+            ),
             jnp.asarray(step, dtype=jnp.float32),
         )
 

@@ -90,24 +90,24 @@ class FTRLOptimizerSpec(OptimizerSpec):
 
     def parameters(self) -> dict[str, Any]:
         """See `OptimizerSpec.parameters`."""
-        return super().parameters() | {
-            "learning_rate_power": self.learning_rate_power,
-            "l1_regularization_strength": self.l1_regularization_strength,
-            "l2_regularization_strength": self.l2_regularization_strength,
-            "beta": self.beta,
-            "initial_accumulator_value": self.initial_accumulator_value,
-            "initial_linear_value": self.initial_linear_value,
-            "multiply_linear_by_learning_rate": self.multiply_linear_by_learning_rate,
-        }
+        return super().parameters() | self._named(
+            "learning_rate_power",
+            "l1_regularization_strength",
+            "l2_regularization_strength",
+            "beta",
+            "initial_accumulator_value",
+            "initial_linear_value",
+            "multiply_linear_by_learning_rate",
+        )
 
     def get_hyperparameters(self, step: jax.Array | int | None = None) -> tuple[jax.Array, ...]:
         """Learning rate and its power, L1 and L2 strength, beta."""
-        return (
-            self.get_learning_rate(step),
-            self._value("learning_rate_power", step),
-            self._value("l1_regularization_strength", step),
-            self._value("l2_regularization_strength", step),
-            self._value("beta", step),
+        return self._values(
+            step,
+            "learning_rate_power",
+            "l1_regularization_strength",
+            "l2_regularization_strength",
+            "beta",
         )
 
     def slot_variables_initializers(self) -> tuple[Initializer, ...]:

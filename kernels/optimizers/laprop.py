@@ -77,12 +77,7 @@ class LaPropOptimizerSpec(OptimizerSpec):
 
     def parameters(self) -> dict[str, Any]:
         """See `OptimizerSpec.parameters`."""
-        return super().parameters() | {
-            "b1": self.b1,
-            "b2": self.b2,
-            "eps": self.eps,
-            "initial_slot_value": self.initial_slot_value,
-        }
+        return super().parameters() | self._named("b1", "b2", "eps", "initial_slot_value")
 
     def get_decay_rate(self, step: jax.Array | int | None = None) -> jax.Array:
         r""":math:`\gamma_t` at ``step``, a float32 scalar."""

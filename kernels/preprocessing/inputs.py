@@ -104,6 +104,8 @@ def align(
 ) -> tuple[list[FeatureSpec], list[list[Any]]]:
     """The leaves of ``specs``, and of every named tree those at the same places (None: Nones).
 
+    A tuple may stand where ``specs`` has a list, and the other way round.
+
     Raises:
         SpecError: If a tree has another structure than ``specs``.
     """
@@ -116,10 +118,19 @@ def align(
         try:
             columns.append(structure.flatten_up_to(tree))
         except (ValueError, TypeError, KeyError) as error:
+            places, found = _with_places(specs), _with_places(tree)
+            if [place for place, _ in places] == [place for place, _ in found]:
+                columns.append([leaf for _, leaf in found])
+                continue
             raise SpecError(
                 f"{name} must have the structure of feature_specs ({structure}): {error}"
             ) from error
     return leaves, columns
+
+
+def _with_places(tree: Any) -> list[tuple[Any, Any]]:
+    """Every leaf with the way to it; a None is a leaf."""
+    return jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda one: one is None)
 
 
 def _gather(spec: FeatureSpec, ids: Any, gains: Any | None) -> FeatureInput:

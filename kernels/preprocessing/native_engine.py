@@ -16,7 +16,7 @@ more than without minibatching, as nothing is hashed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,63 +58,49 @@ def encode(
         LimitsExceeded: If the batch does not fit and ``allow_id_dropping`` is off.
         SpecError: If a value of the input is wrong.
     """
-    s = shape.sparsecores
-    places: list[tuple[int, ...]] = []
-    limits: list[tuple[int, ...]] = []
-    specs: list[StackedTableSpec] = []
+    inputs = [given for members in stacks.values() for given in members]
+    features = [_feature(given, shape.sparsecores) for given in inputs]
+    if None in features:
+        raise _first_trouble(stacks, "sparse samples")
+    specs = [members[0].spec.table_spec.stacked_table_spec for members in stacks.values()]
     in_minibatches = minibatching is not None
-    for members in stacks.values():
-        stack = members[0].spec.table_spec.stacked_table_spec
-        specs.append(stack)
-        for given in members:
-            table, where = given.spec.table_spec, given.spec.id_transformation
-            places.append(
-                (
-                    given.samples,
-                    table.vocabulary_size,
-                    where.row_offset // s,
-                    where.col_offset // s,
-                    where.col_shift % s,
-                    _COMBINERS[table.combiner],
-                )
-            )
+    limits = []
+    for spec, members in zip(specs, stacks.values(), strict=True):
         size = buffer_size_per_device(
-            stack, s, shape.per_device, enable_minibatching=in_minibatches
+            spec, shape.sparsecores, shape.per_device, enable_minibatching=in_minibatches
         )
-        limits.append(
-            (
-                len(members),
-                stack.max_ids_per_partition,
-                stack.max_unique_ids_per_partition,
-                size // shape.per_device,
-            )
-        )
+        ids, unique_ids = spec.max_ids_per_partition, spec.max_unique_ids_per_partition
+        limits.append((len(members), ids, unique_ids, size // shape.per_device))
     begin = _preprocess.sort if in_minibatches else _preprocess.encode
-    # Read last: threads that have joined rows stay awake a moment for what begins now.
-    arrays = _all_arrays(stacks)
+    counts = shape.local_devices, shape.per_device, shape.sparsecores
     try:
-        features = [(*three, *place) for three, place in zip(arrays, places, strict=True)]
-        result = begin(features, limits, shape.local_devices, shape.per_device, s)
+        result = begin(features, limits, *counts)
+        if isinstance(result, set):  # features with rows that numpy has to join
+            for number in result:
+                features[number] = (*_joined(inputs[number], stacks), *features[number][3:])
+            result = begin(features, limits, *counts)
+    except SpecError:
+        raise
     except ValueError as error:
         raise SpecError(
             f"the feature specs do not fit {shape.local_devices} local devices of {shape.devices} "
             f"with {shape.per_device} SparseCores each: {error}; stack them for this mesh"
         ) from error
-    if isinstance(result, tuple):
-        raise _first_trouble(stacks, f"code {result[0]}, feature {result[1]}, sample {result[2]}")
+    if isinstance(result, tuple | set):
+        raise _first_trouble(stacks, f"the engine says {result}")
     if minibatching is not None:
         buffers = [limit[-1] * shape.per_device for limit in limits]
         encoded, count = _minibatches(result, specs, buffers, minibatching, allow_id_dropping)
         return Encoded(dict(zip(stacks, encoded, strict=True)), count)
+    encoded = [EncodedStack(*arrays[:-1]) for arrays in result]
     if not allow_id_dropping and any(arrays[-1] for arrays in result):
         raise LimitsExceeded(
             [
                 overflow
-                for spec, limit, arrays in zip(specs, limits, result, strict=True)
-                for overflow in _overflows(spec, limit[-1], arrays, shape)
+                for spec, limit, stack in zip(specs, limits, encoded, strict=True)
+                for overflow in _overflows(spec, limit[-1], stack, shape.per_device)
             ]
         )
-    encoded = [EncodedStack(*arrays[:-1]) for arrays in result]
     return Encoded(dict(zip(stacks, encoded, strict=True)), 1)
 
 
@@ -155,76 +141,55 @@ def counters() -> dict[str, int]:
     return _preprocess.counters()
 
 
-type _Arrays = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
-
-
-def _all_arrays(stacks: Mapping[str, Sequence[FeatureInput]]) -> list[_Arrays]:
-    """Ids, offsets and gains of feature after feature."""
-    joined = _joined_rows(stacks)
-    result = []
-    for members in stacks.values():
-        for given in members:
-            arrays = _arrays(given, joined)
-            if arrays is None:
-                raise _first_trouble(stacks, f"form of feature '{given.spec.name}'")
-            result.append(arrays)
-    return result
-
-
-def _arrays(given: FeatureInput, joined: Iterator[Any]) -> _Arrays | None:
-    """Ids, offsets and gains as the engine wants them; None if their form is wrong."""
-    if given.is_rows:
-        return _arrays_of_rows(given, joined)
-    offsets = given.offsets
-    if given.sample_of_id is not None:
-        offsets = _preprocess.offsets_of_samples(given.sample_of_id, given.samples)
+def _feature(given: FeatureInput, sparsecores: int) -> tuple[Any, ...] | None:
+    """A feature as the engine wants it; None if the samples of its ids are wrong."""
+    spec, samples, ids, gains, offsets, sample_of_id = given
+    if sample_of_id is not None:
+        offsets = _preprocess.offsets_of_samples(sample_of_id, samples)
         if isinstance(offsets, int):
             return None
-    return _plain(given.ids), _plain(offsets), _plain(given.gains)
+    table, where = spec.table_spec, spec.id_transformation
+    return (
+        _plain(ids),
+        _plain(offsets),
+        _plain(gains),
+        samples,
+        table.vocabulary_size,
+        where.row_offset // sparsecores,
+        where.col_offset // sparsecores,
+        where.col_shift % sparsecores,
+        _COMBINERS[table.combiner],
+    )
 
 
-def _plain(array: Any) -> Any:
-    """The array as C++ would lay it out; hardly ever a copy."""
-    if array is None:
-        return None
-    flags = array.flags
-    return array if flags.c_contiguous and flags.aligned else array.copy()
+def _plain(values: Any) -> Any:
+    """An array as C++ would lay it out, hardly ever a copy; ragged rows as they are."""
+    if not isinstance(values, np.ndarray) or values.dtype == object:
+        return values
+    flags = values.flags
+    return values if flags.c_contiguous and flags.aligned else values.copy()
 
 
-def _joined_rows(stacks: Mapping[str, Sequence[FeatureInput]]) -> Iterator[Any]:
-    """What is ragged, joined: ids and gains of feature after feature."""
-    rows = [
-        (values, values is given.gains)
-        for members in stacks.values()
-        for given in members
-        if given.is_rows
-        for values in (given.ids, given.gains)
-        if values is not None
-    ]
-    return iter(_preprocess.join_rows(rows) if rows else ())
+def _joined(
+    given: FeatureInput, stacks: Mapping[str, Sequence[FeatureInput]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Ids, offsets and gains of a feature some of whose rows are lists, or of another type."""
+    try:
+        feature, gains = flat_values(given)
+    except SpecError as error:
+        raise _first_trouble(stacks, f"feature '{given.spec.name}'") from error
+    offsets = np.zeros(given.samples + 1, dtype=np.int64)
+    np.cumsum(feature.lengths, out=offsets[1:])
+    return feature.ids, offsets, gains
 
 
-def _arrays_of_rows(given: FeatureInput, joined: Iterator[Any]) -> _Arrays | None:
-    ids = next(joined)
-    gains = None if given.gains is None else next(joined)
-    if isinstance(ids, int) or isinstance(gains, int):
-        # Some row is a list, or an array of another type: numpy takes all that has a meaning.
-        try:
-            feature, floats = flat_values(given)
-        except SpecError:
-            return None  # another feature may come first: `_first_trouble` finds out
-        offsets = np.zeros(given.samples + 1, dtype=np.int64)
-        np.cumsum(feature.lengths, out=offsets[1:])
-        return feature.ids, offsets, floats
-    values, offsets = ids
-    if gains is None:
-        return values, offsets, None
-    floats, gain_offsets = gains
-    if offsets is None or gain_offsets is None:  # rows of one length
-        alike = offsets is gain_offsets and values.shape == floats.shape
-    else:
-        alike = np.array_equal(offsets, gain_offsets)
-    return (values, offsets, floats) if alike else None
+def _overflows(
+    spec: StackedTableSpec, buffer: int, stack: EncodedStack, per_device: int
+) -> list[Overflow]:
+    ids, unique_ids, entries = (
+        int(needed.max()) for needed in (stack.max_ids, stack.max_unique_ids, stack.required_buffer)
+    )
+    return trouble.overflows(spec, ids, unique_ids, entries * per_device, buffer * per_device)
 
 
 def _first_trouble(stacks: Mapping[str, Sequence[FeatureInput]], what: str) -> SpecError:
@@ -236,22 +201,6 @@ def _first_trouble(stacks: Mapping[str, Sequence[FeatureInput]], what: str) -> S
             except SpecError as error:
                 return error
     return SpecError(f"the input changed while it was read ({what}); do not write to it meanwhile")
-
-
-def _overflows(
-    stack: StackedTableSpec, buffer: int, arrays: Sequence[Any], shape: ProcessShape
-) -> list[Overflow]:
-    *_, max_ids, max_unique, required, _, _ = arrays
-    limits = (
-        ("max_ids_per_partition", stack.max_ids_per_partition, int(max_ids.max())),
-        ("max_unique_ids_per_partition", stack.max_unique_ids_per_partition, int(max_unique.max())),
-        (
-            "buffer_size_per_device",
-            buffer * shape.per_device,
-            int(required.max()) * shape.per_device,
-        ),
-    )
-    return [Overflow(stack.stack_name, *limit) for limit in limits if limit[2] > limit[1]]
 
 
 def _threads() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from orchestrator.hosts.interface import (
     Answered,
     Died,
+    Held,
     HostGroup,
     Observation,
     PulseSeen,
@@ -18,6 +19,7 @@ from orchestrator.hosts.interface import (
 __all__ = [
     "Answered",
     "Died",
+    "Held",
     "HostGroup",
     "Observation",
     "PulseSeen",

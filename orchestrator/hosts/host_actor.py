@@ -44,6 +44,18 @@ class HostLike(Protocol):
         """The stacks of all threads; on any thread."""
         ...
 
+    def hold(self, lease: int) -> int:
+        """See ``workers.brake.Brake``; on any thread."""
+        ...
+
+    def release(self, lease: int, last: int) -> None:
+        """See ``workers.brake.Brake``; on any thread."""
+        ...
+
+    def notice_leaving(self) -> None:
+        """The machine will end this process soon; on any thread."""
+        ...
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -73,6 +85,7 @@ class HostActor:
         self._assignment = assignment
         self._address = address
         self._host: HostLike | None = None
+        self._leaving = False
         self._started = time.monotonic()
         _redirect_output(log_file(Path(run.run_folder), assignment))
 
@@ -84,6 +97,8 @@ class HostActor:
             make_host = getattr(import_module(module), name)
             host: HostLike = make_host(self._run, self._assignment, address=self._address)
             self._host = host
+            if self._leaving:
+                host.notice_leaving()
             return host.hello()
 
         return _outcome(make)
@@ -106,7 +121,23 @@ class HostActor:
             phase_seconds=time.monotonic() - self._started,
             step=0,
             memory_bytes=psutil.Process().memory_info().rss,
+            leaving=self._leaving,
         )
+
+    def hold(self, lease: int) -> int:
+        """Let the host begin no further step of a lease; steps that it has begun."""
+        return 0 if self._host is None else self._host.hold(lease)
+
+    def release(self, lease: int, last: int) -> None:
+        """Let the host run up to a step, and end the lease there."""
+        if self._host is not None:
+            self._host.release(lease, last)
+
+    def notice_leaving(self) -> None:
+        """The machine will end this process soon: the pulse says so."""
+        self._leaving = True
+        if self._host is not None:
+            self._host.notice_leaving()
 
     def dump_stacks(self) -> str:
         """The stacks of all threads."""

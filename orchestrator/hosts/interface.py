@@ -14,6 +14,7 @@ from workers.protocol import Assignment, Command, Pulse, Reply
 __all__ = [
     "Answered",
     "Died",
+    "Held",
     "HostGroup",
     "Observation",
     "PulseSeen",
@@ -64,7 +65,17 @@ class StacksSeen:
     text: str
 
 
-type Observation = Answered | Raised | Died | PulseSeen | StacksSeen
+@dataclass(frozen=True)
+class Held:
+    """A host begins no further step of a lease until it is released."""
+
+    rank: int
+    lease: int
+    begun: int
+    """Steps of the run that it has begun; 0 if the lease has not begun."""
+
+
+type Observation = Answered | Raised | Died | PulseSeen | StacksSeen | Held
 
 
 class HostGroup(Protocol):
@@ -89,6 +100,18 @@ class HostGroup(Protocol):
         Args:
             timeout: Seconds to wait if nothing has happened.
         """
+        ...
+
+    def hold(self, lease: int) -> None:
+        """Ask every host to begin no further step of a lease; each answers ``Held``, or dies."""
+        ...
+
+    def release(self, lease: int, last: int) -> None:
+        """Let the hosts that are held run up to a step, and end the lease there."""
+        ...
+
+    def room(self) -> int:
+        """How many more hosts could be launched beside those that there are."""
         ...
 
     def dump_stacks(self, rank: int) -> None:

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.config import ClusterConfig
 from orchestrator.errors import HostError
-from orchestrator.hosts.host_actor import HostActor, Outcome, log_file
+from orchestrator.hosts.host_actor import Outcome, log_file
 from orchestrator.hosts.interface import (
     Answered,
     Died,
+    Held,
     Observation,
     PulseSeen,
     Raised,
     StacksSeen,
 )
-from workers.protocol import Assignment, Command, Hello, Pulse, RunSpec
+from orchestrator.hosts.processes import (
+    KILL_SECONDS,
+    START_SECONDS,
+    end_on,
+    kill_processes,
+    wait_until_gone,
+)
+from orchestrator.hosts.ray_actor import actor_class, host_environment
+from workers.protocol import Assignment, Command, Hello, RunLease, RunSpec
 
 __all__ = ["RayHosts", "host_environment"]
 
-_JAX_PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}
-_KILL_SECONDS = 10.0
-"""Longest wait for killed processes to be gone."""
-_START_SECONDS = 10.0
-"""Longest wait for the start of a task on another node, that kills processes there."""
 _LAST_LINES = 3
 _LONGEST_TEXT = 400
 """Characters of Ray's words that are kept."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
-type _Asked = Literal["command", "pulse", "stacks"]
+type _Asked = Literal["command", "pulse", "stacks", "hold", "release"]
 
 
 @dataclass
@@ -57,13 +57,13 @@ class _Member:
     pulse_asked: bool = False
 
 
-def host_environment(run: RunSpec) -> dict[str, str]:
-    """Environment variables that a host's process must have before it imports JAX."""
-    environment = {"JAX_PLATFORMS": _JAX_PLATFORMS[run.platform]}
-    if run.platform == "cpu":
-        environment["JAX_NUM_CPU_DEVICES"] = str(run.devices_per_host)
-        environment["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-    return environment
+@dataclass(frozen=True)
+class _Spare:
+    """A process that has imported everything, and waits to be made a host."""
+
+    actor: Any
+    warmed: Any
+    """Ready when the imports are done."""
 
 
 class RayHosts:
@@ -91,6 +91,7 @@ class RayHosts:
         self._members: dict[int, _Member] = {}
         self._pending: dict[Any, tuple[int, _Asked]] = {}
         self._last_assignments: dict[int, Assignment] = {}
+        self._spares: list[_Spare] = []
         self._here = ray.get_runtime_context().get_node_id()
 
     # The interface.
@@ -99,11 +100,12 @@ class RayHosts:
         """See ``HostGroup.launch``."""
         actor_class = self._make_actor_class()
         for assignment in assignments:
-            actor = actor_class.remote(self._factory, self._run, assignment)
+            spare = self._take_spare()
+            actor = spare or actor_class.remote(self._factory, self._run, assignment)
             member = _Member(assignment, actor)
             self._members[assignment.rank] = member
             self._last_assignments[assignment.rank] = assignment
-            self._pending[actor.start.remote()] = (assignment.rank, "command")
+            self._pending[actor.start.remote(assignment)] = (assignment.rank, "command")
 
     def send(self, command: Command) -> None:
         """See ``HostGroup.send``."""
@@ -111,6 +113,8 @@ class RayHosts:
         for rank, member in self._members.items():
             if not member.dead:
                 self._pending[member.actor.execute.remote(shared)] = (rank, "command")
+        if isinstance(command, RunLease):
+            self._fill_spares()
 
     def poll(self, timeout: float) -> list[Observation]:
         """See ``HostGroup.poll``."""
@@ -129,6 +133,31 @@ class RayHosts:
             if observation is not None:
                 seen.append(observation)
         return seen
+
+    def hold(self, lease: int) -> None:
+        """See ``HostGroup.hold``."""
+        for rank, member in self._members.items():
+            if not member.dead:
+                self._pending[member.actor.hold.remote(lease)] = (rank, "hold")
+
+    def release(self, lease: int, last: int) -> None:
+        """See ``HostGroup.release``."""
+        for rank, member in self._members.items():
+            if not member.dead:
+                self._pending[member.actor.release.remote(lease, last)] = (rank, "release")
+
+    def room(self) -> int:
+        """See ``HostGroup.room``.
+
+        Where hosts need no resources, as many as there are already. Resources are added up over the
+        nodes, so there may be less room than it seems; hosts that then do not start are given up.
+        """
+        needs = {**self._cluster.resources_per_host, "CPU": self._cluster.num_cpus_per_host}
+        needs = {name: amount for name, amount in needs.items() if amount > 0}
+        if not needs:
+            return len(self._members)
+        free = ray.available_resources()
+        return int(min(free.get(name, 0.0) / amount for name, amount in needs.items()))
 
     def dump_stacks(self, rank: int) -> None:
         """See ``HostGroup.dump_stacks``."""
@@ -162,20 +191,42 @@ class RayHosts:
             if member.pid is not None and member.node is not None and not member.dead:
                 by_node.setdefault(member.node, []).append(member.pid)
         here = by_node.pop(self._here, [])
-        elsewhere = [_end_on(node, pids) for node, pids in by_node.items()]
-        _kill_processes(here)
+        elsewhere = [end_on(node, pids) for node, pids in by_node.items()]
+        kill_processes(here)
         for member in members:
             ray.kill(member.actor, no_restart=True)
-        _wait_until_gone(here)
+        wait_until_gone(here)
         if elsewhere:
-            seconds = _START_SECONDS + _KILL_SECONDS
+            seconds = START_SECONDS + KILL_SECONDS
             ray.wait(elsewhere, num_returns=len(elsewhere), timeout=seconds)
 
     def close(self) -> None:
         """See ``HostGroup.close``."""
         self.kill_all()
+        for spare in self._spares:
+            ray.kill(spare.actor, no_restart=True)
+        self._spares = []
 
     # How it is done.
+
+    def _fill_spares(self) -> None:
+        """Start what is missing of the spare processes; not before there is work for the hosts."""
+        while len(self._spares) < self._cluster.spares:
+            actor = self._make_actor_class().remote(self._factory, self._run, None)
+            self._spares.append(_Spare(actor, actor.warm.remote()))
+
+    def _take_spare(self) -> Any:
+        """A spare process, one that is ready if there is one; None if there is none that lives."""
+        warmed, _ = ray.wait([s.warmed for s in self._spares] or [ray.put(None)], timeout=0)
+        for spare in sorted(self._spares, key=lambda spare: spare.warmed not in warmed):
+            self._spares.remove(spare)
+            try:
+                if spare.warmed in warmed:
+                    ray.get(spare.warmed)
+            except RayError:
+                continue
+            return spare.actor
+        return None
 
     def _make_actor_class(self) -> Any:
         resources = dict(self._cluster.resources_per_host)
@@ -189,7 +240,7 @@ class RayHosts:
         }
         if sum(node["Alive"] for node in ray.nodes()) > 1:
             options["scheduling_strategy"] = "SPREAD"
-        return _actor_class(options)
+        return actor_class(options)
 
     def _ask_for_pulses(self) -> None:
         now = time.monotonic()
@@ -220,6 +271,10 @@ class RayHosts:
                 return PulseSeen(rank, pulse)
             case str():
                 return StacksSeen(rank, value)
+            case Held():
+                return value
+            case None if asked in ("pulse", "release"):
+                return None
             case Outcome(reply=reply, error=None) if reply is not None:
                 if isinstance(reply, Hello):
                     member.pid, member.node = reply.pid, reply.node
@@ -227,80 +282,6 @@ class RayHosts:
             case Outcome(error=error, traceback=traceback) if error is not None:
                 return Raised(rank, error, traceback)
         return Raised(rank, HostError("TypeError", f"answered with {value!r}", transient=False))
-
-
-def _actor_class(options: dict[str, Any]) -> Any:
-    """The actor class: pulses and stacks are answered on threads of their own."""
-
-    class RayHost:
-        def __init__(self, factory: str, run: RunSpec, assignment: Assignment) -> None:
-            # Not through Ray's runtime_env: for that, Ray starts each process anew and slowly.
-            if "jax" in sys.modules:
-                raise RuntimeError("JAX is loaded before its settings are made")
-            os.environ.update(host_environment(run))
-            self._actor = HostActor(factory, run, assignment, ray.util.get_node_ip_address())
-            self._node = ray.get_runtime_context().get_node_id()
-
-        def start(self) -> Outcome:
-            outcome = self._actor.start()
-            if isinstance(outcome.reply, Hello):
-                outcome = replace(outcome, reply=replace(outcome.reply, node=self._node))
-            return outcome
-
-        def execute(self, command: Command) -> Outcome:
-            return self._actor.execute(command)
-
-        @ray.method(concurrency_group="pulse")
-        def pulse(self) -> tuple[Pulse, str]:
-            return self._actor.pulse(), self._node
-
-        @ray.method(concurrency_group="stacks")
-        def dump_stacks(self) -> str:
-            return self._actor.dump_stacks()
-
-    return ray.remote(**options)(RayHost)
-
-
-def _kill_processes(pids: Sequence[int]) -> None:
-    """Send SIGKILL to processes of this node; ones that are gone are passed over."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def _end_processes(pids: Sequence[int]) -> None:
-    """Kill processes of this node, and wait until they are gone, but no longer than 10 s."""
-    _kill_processes(pids)
-    _wait_until_gone(pids)
-
-
-def _end_on(node: str, pids: Sequence[int]) -> Any:
-    """``_end_processes`` on another node; the result is ready when it is done."""
-    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    task = ray.remote(_end_processes).options(
-        num_cpus=0, max_retries=0, scheduling_strategy=strategy
-    )
-    return task.remote(list(pids))
-
-
-def _wait_until_gone(pids: Sequence[int]) -> None:
-    deadline = time.monotonic() + _KILL_SECONDS
-    left = list(pids)
-    while left and time.monotonic() < deadline:
-        left = [pid for pid in left if _exists(pid)]
-        if left:
-            time.sleep(0.02)
-
-
-def _exists(pid: int) -> bool:
-    """Whether a process is there and not merely waiting to be reaped."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def _host_error(error: RayError) -> HostError:

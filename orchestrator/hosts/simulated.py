@@ -13,35 +13,34 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from kernels.errors import LimitsExceeded, Overflow
 from orchestrator.errors import HostError
 from orchestrator.hosts.faults import Fault, FaultSource, NoFaults
 from orchestrator.hosts.interface import (
     Answered,
     Died,
+    Held,
     Observation,
     PulseSeen,
     Raised,
     StacksSeen,
 )
-from orchestrator.hosts.simulated_world import STACK, FakeClock, SimulatedPlan, Times, World
+from orchestrator.hosts.simulated_lease import altered, lease_replies, nothing, simulated_metrics
+from orchestrator.hosts.simulated_world import (
+    COLLECTIVE,
+    STACK,
+    FakeClock,
+    SimulatedPlan,
+    Times,
+    World,
+)
 from workers import protocol
-from workers.metrics import BINS, BinaryMetrics
+from workers.errors import NonFiniteLoss
 from workers.protocol import Assignment, Command, Observed, Reply
 
 __all__ = ["SimulatedHosts"]
 
 _NEVER = float("inf")
-_COLLECTIVE = (
-    protocol.Join,
-    protocol.Restore,
-    protocol.RunLease,
-    protocol.Evaluate,
-    protocol.Finish,
-)
-"""Commands that no host can end alone."""
 
 
 class SimulatedHosts:
@@ -86,6 +85,8 @@ class SimulatedHosts:
         self._phase, self._phase_since, self._lease = "starting", 0.0, None
         self._step: int | None = None
         self._plan: SimulatedPlan | None = None
+        self._leaving: set[int] = set()
+        self._struck, self._outcome = False, set[int]()
         self._compiled = False
         self._pending: list[tuple[float, int]] = []
 
@@ -101,7 +102,8 @@ class SimulatedHosts:
         self._launches += 1
         self._gone_at, self._frozen_at = [_NEVER] * hosts, [_NEVER] * hosts
         self._stalled_at = [_NEVER] * hosts
-        self._started_at = [now + self._times.start] * hosts
+        places = min(hosts, self._world.capacity)
+        self._started_at = [now + self._times.start] * places + [_NEVER] * (hosts - places)
         self._next_pulse = now + self._times.pulse
         self._phase_since = now
         self._unanswered = set(range(hosts))
@@ -154,7 +156,7 @@ class SimulatedHosts:
             case protocol.Evaluate(split=split):
                 self._phase = "evaluating"
                 self._world.evaluated.append(self._step or 0)
-                metrics = self._metrics(100.0)
+                metrics = simulated_metrics(100.0)
                 self._carry_out(
                     command, times.evaluate, lambda rank: protocol.Evaluated(rank, split, metrics)
                 )
@@ -189,6 +191,32 @@ class SimulatedHosts:
             ]
         return seen
 
+    def hold(self, lease: int) -> None:
+        """See ``HostGroup.hold``; all hold before the step after the next."""
+        if self._lease is None or self._lease.number != lease:
+            raise RuntimeError(f"told to hold in lease {lease}, but {self._lease} is run")
+        for rank in range(self._hosts):
+            if self._alive(rank) and self._stalled_at[rank] == _NEVER:
+                begun = min(self._lease.last, self._pulse(rank).step + 1)
+                held = Held(rank, lease, begun)
+                self._at(self._clock.now + 0.05, lambda held=held: held)
+
+    def release(self, lease: int, last: int) -> None:
+        """See ``HostGroup.release``."""
+        running = self._lease
+        if running is None or running.number != lease or not running.first <= last <= running.last:
+            raise RuntimeError(f"told to end lease {lease} at step {last}, but {running} is run")
+        if last < running.last and not self._struck and self._unanswered:
+            self._queue = [entry for entry in self._queue if entry[1] not in self._outcome]
+            heapq.heapify(self._queue)
+            self._lease = replace(running, last=last, save=False)
+            reply, done = self._end_of(self._lease, compiling=0.0)
+            self._answer(self._times.step, reply, done)
+
+    def room(self) -> int:
+        """See ``HostGroup.room``."""
+        return max(0, self._world.capacity - self._hosts)
+
     def dump_stacks(self, rank: int) -> None:
         """See ``HostGroup.dump_stacks``; frozen hosts stay silent."""
         if self._alive(rank):
@@ -211,6 +239,15 @@ class SimulatedHosts:
     def left(self) -> int:
         """Hosts of the present launch, dead ones too."""
         return self._hosts
+
+    def tell_to_leave(self, rank: int) -> None:
+        """A host's pulse says from now on that its machine will end it."""
+        self._leaving.add(rank)
+
+    @property
+    def at_step(self) -> int:
+        """Steps that host 0 has begun; 0 before a launch."""
+        return self._pulse(0).step if self._hosts else 0
 
     def committed(self) -> tuple[int, ...]:
         """Steps of the committed checkpoints, ascending."""
@@ -236,66 +273,77 @@ class SimulatedHosts:
         world.leases.append((self._launch, lease.first, lease.last))
         compiling = 0.0 if self._compiled or not steps else times.compile
         duration = compiling + len(steps) * times.step
-        too_much = next((s for s in steps if world.needs.get(s, 1) > self._plan.limit), None)
-        if too_much is not None:
+        if (too_much := world.first_over(steps, self._plan.limit)) is not None:
             overflow = Overflow(
                 STACK, "max_ids_per_partition", self._plan.limit, world.needs[too_much]
             )
             error = LimitsExceeded([overflow])
             self._at(self._clock.now + duration, lambda: Raised(self._hosts - 1, error))
             return
-        needed = max((world.needs.get(step, 1) for step in steps), default=1)
-        examples = len(steps) * world.batch_size
-        metrics = self._metrics(examples / self._hosts)
-        seconds = {"compiling": compiling, "training": len(steps) * times.step * 0.8}
+        if (bad := world.first_bad(lease)) is not None:
+            wrong = NonFiniteLoss(f"step {bad}: the loss is nan", bad)
+            for rank in range(self._hosts):
+                self._at(self._clock.now + duration, lambda rank=rank: Raised(rank, wrong))
+            return
+        reply, done = self._end_of(lease, compiling)
+        self._carry_out(command, duration, reply, done)
 
-        def reply(rank: int) -> Reply:
-            return protocol.LeaseDone(
-                rank=rank,
-                lease=lease.number,
-                first=lease.first,
-                last=lease.last,
-                losses=tuple(world.loss(step) for step in steps),
-                examples=examples,
-                metrics=metrics,
-                observed={STACK: Observed(needed, needed, needed)},
-                seconds=seconds,
-            )
+    def _end_of(
+        self, lease: protocol.Lease, compiling: float
+    ) -> tuple[Callable[[int], Reply], Callable[[], None]]:
+        """What hosts answer at a lease's end, and what has happened by then."""
+        reply = lease_replies(self._world, lease, self._hosts, compiling, self._times)
 
         def done() -> None:
             self._step, self._compiled = lease.last, True
             if lease.save:
-                self._pending.append((self._clock.now + times.commit, lease.last))
+                self._pending.append((self._clock.now + self._times.commit, lease.last))
 
-        self._carry_out(command, duration, reply, done)
+        return reply, done
 
     def _carry_out(
         self,
         command: Command | None,
         duration: float,
         reply: Callable[[int], Reply],
-        done: Callable[[], None] = lambda: None,
+        done: Callable[[], None] = nothing,
     ) -> None:
         """Queue every host's answer, or what comes of a fault."""
-        now = self._clock.now
         if command is not None and not all(self._alive(rank) for rank in range(self._hosts)):
             return
         fault = self._faults.strike(command, self._launch, self._hosts)
         struck = fault is not None and fault.kind not in ("mismatch", "other_data")
-        together = isinstance(command, _COLLECTIVE)
+        together = isinstance(command, COLLECTIVE)
         if fault is not None and struck:
             self._suffer(fault, command, duration, together)
-        else:
-            self._at(now + duration, lambda: done())
+            done = nothing
+        self._struck = struck
+        self._answer(
+            duration,
+            reply,
+            done,
+            fault,
+            lambda rank: struck and (together or fault is None or rank == fault.rank),
+        )
+
+    def _answer(
+        self,
+        duration: float,
+        reply: Callable[[int], Reply],
+        done: Callable[[], None],
+        fault: Fault | None = None,
+        silent: Callable[[int], bool] = lambda rank: False,
+    ) -> None:
+        """Queue the end of a command."""
+        now = self._clock.now
+        first = self._count + 1
+        self._at(now + duration, lambda: done())
         for rank in range(self._hosts):
-            if struck and (together or fault is None or rank == fault.rank):
+            if silent(rank) or self._started_at[rank] == _NEVER:
                 continue
-            said = reply(rank)
-            if fault is not None and fault.rank == rank and isinstance(said, protocol.Prepared):
-                other = "plan_hash" if fault.kind == "mismatch" else "data"
-                said = replace(said, **{other: "another"})
-            answer = Answered(rank, said)
+            answer = Answered(rank, altered(reply(rank), fault))
             self._at(now + duration, lambda answer=answer: answer)
+        self._outcome = set(range(first, self._count + 1))
 
     def _suffer(
         self, fault: Fault, command: Command | None, duration: float, together: bool
@@ -335,7 +383,13 @@ class SimulatedHosts:
             ran = int(max(0.0, until - self._phase_since - compiling) / self._times.step + 1e-6)
             step = min(self._lease.last, self._lease.first + ran)
         return protocol.Pulse(
-            rank, 1000 + rank, self._phase, now - self._phase_since, step, memory_bytes=1 << 30
+            rank=rank,
+            pid=1000 + rank,
+            phase=self._phase,
+            phase_seconds=now - self._phase_since,
+            step=step,
+            memory_bytes=1 << 30,
+            leaving=rank in self._leaving,
         )
 
     def _alive(self, rank: int) -> bool:
@@ -344,9 +398,3 @@ class SimulatedHosts:
     def _at(self, time: float, happens: Callable[[], Observation | None]) -> None:
         self._count += 1
         heapq.heappush(self._queue, (time, self._count, happens))
-
-    @staticmethod
-    def _metrics(weight: float) -> BinaryMetrics:
-        positives, negatives = np.zeros(BINS), np.zeros(BINS)
-        positives[BINS // 2], negatives[BINS // 4] = weight / 4, 3 * weight / 4
-        return BinaryMetrics(positives, negatives, 0.4 * weight, weight, weight / 4)

@@ -6,12 +6,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers import protocol
 from workers.protocol import Observed
 
-__all__ = ["STACK", "FakeClock", "SimulatedPlan", "SimulatedPlanner", "Times", "World"]
+__all__ = [
+    "COLLECTIVE",
+    "STACK",
+    "FakeClock",
+    "SimulatedPlan",
+    "SimulatedPlanner",
+    "Times",
+    "World",
+]
 
 STACK = "stack"
 """Name of the only table stack."""
+
+COLLECTIVE = (
+    protocol.Join,
+    protocol.Restore,
+    protocol.RunLease,
+    protocol.Evaluate,
+    protocol.Finish,
+)
+"""Commands that no host can end alone."""
 
 
 class FakeClock:
@@ -57,6 +75,9 @@ class World:
         committed: Steps of committed checkpoints.
         leases: (launch, first, last) of every lease that was begun.
         evaluated: Steps at which an evaluation was begun.
+        capacity: Hosts that there is room for; more do not start.
+        bad_steps: Steps whose loss is not finite.
+        skips_bad: Whether hosts leave such a step without effect; else it is an error.
     """
 
     steps_per_epoch: int
@@ -66,6 +87,19 @@ class World:
     committed: list[int] = field(default_factory=list)
     leases: list[tuple[int, int, int]] = field(default_factory=list)
     evaluated: list[int] = field(default_factory=list)
+    capacity: int = 1 << 30
+    bad_steps: frozenset[int] = frozenset()
+    skips_bad: bool = False
+
+    def first_over(self, steps: range, limit: int) -> int | None:
+        """The first step whose batch needs more room than there is, if there is one."""
+        return next((step for step in steps if self.needs.get(step, 1) > limit), None)
+
+    def first_bad(self, lease: protocol.Lease) -> int | None:
+        """The first step that is an error as its loss is not finite, if there is one."""
+        steps = range(lease.first, lease.last)
+        bad = (step for step in steps if step in self.bad_steps and step not in lease.skip)
+        return None if self.skips_bad else next(bad, None)
 
     def loss(self, step: int) -> float:
         """The loss of a step: it depends on nothing else."""
@@ -93,7 +127,7 @@ class SimulatedPlanner:
     """Plans exactly as much room as was observed."""
 
     def plan(
-        self, observed: Mapping[str, Observed], previous: object, version: int
+        self, observed: Mapping[str, Observed], previous: object, version: int, hosts: int
     ) -> SimulatedPlan:
         """See ``Planner.plan``."""
         known = observed.get(STACK, Observed(1, 1, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.observe.console import Console, summary_table
 from orchestrator.observe.files import EventFile, MetricsFile, PlanFiles, StackFiles
+from orchestrator.observe.recoveries import Recoveries
 from orchestrator.observe.tensorboard import TensorBoard
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "EventFile",
     "MetricsFile",
     "PlanFiles",
+    "Recoveries",
     "StackFiles",
     "TensorBoard",
     "summary_table",

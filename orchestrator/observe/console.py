@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -126,6 +127,14 @@ def describe(event: Event) -> str | None:
             return f"warning: the checkpoint of step {step} is skipped and set aside: {reason}"
         case events.Recovering():
             return f"{event.reason}; starting anew from the last checkpoint"
+        case events.StepSkipped(step=step, reason=reason):
+            return f"warning: step {step} is left without effect: {reason}"
+        case events.HandingOver():
+            why = {"preempted": "hosts must leave", "room": "there is room for more hosts"}
+            reason = why.get(event.reason, event.reason)
+            return f"{reason}: saving, to go on with {event.hosts} hosts"
+        case events.Shrunk():
+            return f"{len(event.missing)} hosts did not start; going on with {event.hosts}"
         case events.StopRequested():
             return "saving and leaving; press Ctrl-C again to leave at once"
         case _:
@@ -136,15 +145,19 @@ def summary_table(summary: Summary) -> Table:
     """The table at the end of a run."""
     table = Table(title=f"{summary.program}: {summary.status}", show_header=False)
     test, train = summary.metrics.get("test", {}), summary.metrics.get("train", {})
+    best = summary.metrics.get("best_possible", {})
     rows = [
         ("steps", f"{summary.steps:,} ({summary.epochs} epochs, {summary.examples:,} examples)"),
         ("test AUC", _figure(test.get("auc"))),
+        *([("best possible AUC", _best(best))] if best else []),
         ("test normalised entropy", _figure(test.get("normalised_entropy"))),
         ("test loss", _figure(test.get("loss"))),
         ("train loss, last epoch", _figure(train.get("loss"))),
         ("examples/s", f"{summary.examples_per_second:,.0f}"),
         ("goodput", f"{summary.goodput_share:.1%} of {summary.seconds:.1f} s"),
-        ("", _parts(summary)),
+        ("", _parts(summary.goodput)),
+        *([("data, slowest stage", _stages(summary))] if summary.slowest_stage else []),
+        *([("quarantined rows", f"{summary.quarantined:,}")] if summary.quarantined else []),
         ("restarts", str(summary.restarts)),
         ("hosts × devices", f"{summary.hosts} × {summary.devices // summary.hosts}"),
         ("run folder", summary.run_folder),
@@ -160,8 +173,20 @@ def _figure(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
-def _parts(summary: Summary) -> str:
-    parts = sorted(summary.goodput.items(), key=lambda item: -item[1])
+def _best(best: Mapping[str, float | None]) -> str:
+    return f"{_figure(best.get('auc'))} ± {_figure(best.get('auc_error'))}"
+
+
+def _stages(summary: Summary) -> str:
+    """The slowest stage of the data pipeline, and what each was busy for."""
+    waited = summary.goodput.get("waiting_for_data", 0.0)
+    told = f"{summary.slowest_stage}; training waited {waited:.1f} s"
+    parts = _parts(summary.stages)
+    return f"{told} (busy: {parts})" if parts else told
+
+
+def _parts(seconds_by_kind: Mapping[str, float]) -> str:
+    parts = sorted(seconds_by_kind.items(), key=lambda item: -item[1])
     return ", ".join(
         f"{kind.replace('_', ' ')} {seconds:.1f}" for kind, seconds in parts if seconds >= 0.05
     )

@@ -169,6 +169,38 @@ def train_plainly(specs, tables, dense, apply_dense, optimizer, data):
     return {n: (rows[n], slots[n]) for n in rows}, dense, losses
 
 
+def with_rows_that_hold_their_id(specs, tables):
+    """Logical tables whose rows hold their id in every column, and the same stacked, in place."""
+    logical = {
+        name: value._replace(
+            table=np.tile(np.arange(len(value.table))[:, None], value.table.shape[1])
+        )
+        for name, value in whole(specs, tables).items()
+    }
+    plan = plan_of_placed(specs, kernels.Topology(1, DEVICES, PER_DEVICE))
+    stacked = kernels.stack_tables_into(plan, tables, logical)
+    return logical, jax.tree.map(
+        lambda new, old: jax.device_put(new, old.sharding), stacked, tables
+    )
+
+
+def assert_sums_of_ids(activations, ids):
+    for name, activation in activations.items():
+        want = np.broadcast_to(ids[name].sum(1, keepdims=True), activation.shape)
+        np.testing.assert_array_equal(activation, want)
+
+
+def assert_moved_by_counts(specs, after, before, ids, rate):
+    """SGD with gradients of 1 moved each row by the rate, as often as the batch named it."""
+    for name, rows in before.items():
+        counts = np.zeros(len(rows.table))
+        for feature, spec in specs.items():
+            if spec.table_spec.name == name:
+                np.add.at(counts, ids[feature].reshape(-1), 1)
+        want = rows.table - rate * counts[:, None]
+        np.testing.assert_allclose(after[name].table, want, rtol=1e-6)
+
+
 def assert_same_tables(found, wanted, rtol=2e-4, atol=2e-5):
     assert found.keys() == wanted.keys()
     for name, (table, slots) in wanted.items():

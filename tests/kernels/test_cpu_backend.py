@@ -6,9 +6,11 @@ That they agree with plain numpy, for every optimizer, mesh and combiner, is in 
 from __future__ import annotations
 
 import functools
+import mmap
 import re
 import shutil
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -153,8 +155,8 @@ def test_threads_and_vector_instructions_do_not_change_a_bit(name, monkeypatch):
     monkeypatch.setitem(globals(), "SAMPLES", 64)
     monkeypatch.setitem(globals(), "ROWS", 200)
     layout = layout_of(100, 2, VARIANTS[name])
-    batch = random_batch(layout, 1500, 1)
-    assert int(np.sum(np.asarray(batch.embedding_ids) != NO_ROW)) > 4 * 1024
+    batch = random_batch(layout, 5000, 1)
+    assert int(np.sum(np.asarray(batch.embedding_ids) != NO_ROW)) > 2 * 8192
     variables, gradients = random_variables(layout, 1)
     want = bits(everything(CPU, layout, batch, variables, gradients))
     module = native_module()
@@ -247,6 +249,76 @@ def test_devices_ask_each_other_for_every_row_once():
     most = min(4 * stack.max_unique_ids_per_partition, rows)
     assert blocks
     assert int(blocks[0]) <= most
+
+
+def has_huge_pages():
+    """Whether this system moves memory into huge pages when it is asked to (Linux 6.1)."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        return False
+    memory = mmap.mmap(-1, 2**23, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(bytes(2**23))
+    try:
+        memory.madvise(25)  # MADV_COLLAPSE
+    except OSError:
+        return False
+    return True
+
+
+def huge_kilobytes(address):
+    """Kilobytes in huge pages, of the mapping that an address lies in."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("AnonHugePages:"):
+            return int(line.split()[1])
+    raise AssertionError(f"nothing is mapped at {address:x}")
+
+
+@needs_kernels
+@pytest.mark.skipif(not has_huge_pages(), reason="the system has no huge pages to give")
+def test_large_tables_move_into_huge_pages_and_keep_their_values(monkeypatch):
+    monkeypatch.setitem(globals(), "ROWS", 80_000)
+    layout = layout_of(128, 1)
+    batch = random_batch(layout, 10, 1)
+    table = jnp.arange(80_000 * 128, dtype=jnp.float32).reshape(80_000, 128)
+    want = np.array(table)
+    look_up = jax.jit(functools.partial(CPU.lookup, layout))
+    first = look_up(batch, table)
+    middle = table.unsafe_buffer_pointer() + table.nbytes // 2
+    assert huge_kilobytes(middle) * 1024 > table.nbytes // 2
+    np.testing.assert_array_equal(table, want)
+    np.testing.assert_array_equal(look_up(batch, table), first)
+    np.testing.assert_allclose(first, XLA.lookup(layout, batch, table), rtol=1e-5)
+
+
+@needs_kernels
+@settings(max_examples=10, deadline=None)
+@given(
+    width=st.sampled_from((1, 16, 31, 32, 64, 100, 128, 144)),
+    per_device=st.sampled_from((1, 2)),
+    seed=st.integers(0, 99),
+)
+def test_sums_of_every_width_are_made_in_the_order_of_the_buffers(width, per_device, seed):
+    """To the bit: one product and one sum after another, however the entries are cut."""
+    layout = layout_of(width, per_device)
+    batch = random_batch(layout, 60, seed)
+    variables, _ = random_variables(layout, seed)
+    want = np.zeros((SAMPLES * per_device, width), np.float32)
+    weights = np.asarray(variables.table)
+    pointers = np.asarray(batch.row_pointers).reshape(per_device, -1)
+    ids, samples, gains = (np.asarray(a).reshape(per_device, -1) for a in batch[1:4])
+    for asked in range(layout.sparsecores):
+        for asking in range(per_device):
+            begin = -(-pointers[asking, asked - 1] // 8) * 8 if asked else 0
+            for i in range(begin, pointers[asking, asked]):
+                row = weights[asked * ROWS + ids[asking, i]]
+                want[asking * SAMPLES + samples[asking, i]] += gains[asking, i] * row
+    for threads in (1, 3):
+        native_module().set_threads(threads)
+        got = fast_jit(functools.partial(CPU.lookup, layout))(batch, variables.table)
+        np.testing.assert_array_equal(got, want)
 
 
 def test_the_choice_is_the_users(monkeypatch):

@@ -15,13 +15,14 @@ import kernels
 from kernels import utils
 from kernels.layers import embed_optimizer, linen
 from kernels.layers.linen import EMBEDDING_PARAM_NAME, SparseCoreEmbed
-from kernels.planning.placed import plan_of_placed
 from tests.kernels.layer_models import (
     BATCH,
     DEVICES,
     PER_DEVICE,
     LinenModel,
+    assert_moved_by_counts,
     assert_same_tables,
+    assert_sums_of_ids,
     batches,
     copies_of_the_large_table,
     feature_specs,
@@ -31,6 +32,7 @@ from tests.kernels.layer_models import (
     one_large_table,
     train_plainly,
     whole,
+    with_rows_that_hold_their_id,
 )
 from tests.kernels.support import fast_jit
 
@@ -118,21 +120,11 @@ def test_forward_and_gradient_with_rows_that_are_known(stack, minibatches):
     )(jax.random.PRNGKey(0), batch)
     box = params["params"][EMBEDDING_PARAM_NAME]
     assert isinstance(box, linen.WithSparseCoreLayout)
-    logical = {
-        name: table._replace(
-            table=np.tile(np.arange(len(table.table))[:, None], table.table.shape[1])
-        )
-        for name, table in whole(specs, box.value).items()
-    }
-    plan = plan_of_placed(specs, kernels.Topology(1, DEVICES, PER_DEVICE))
-    stacked = kernels.stack_tables_into(plan, box.value, logical)
-    stacked = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), stacked, box.value)
+    logical, stacked = with_rows_that_hold_their_id(specs, box.value)
     params["params"][EMBEDDING_PARAM_NAME] = box.replace_boxed(stacked)
 
     activations = fast_jit(layer.apply)(params, batch)
-    for name, activation in activations.items():
-        want = np.broadcast_to(ids[name].sum(1, keepdims=True), activation.shape)
-        np.testing.assert_array_equal(activation, want)
+    assert_sums_of_ids(activations, ids)
 
     ones = jax.tree.map(jnp.ones_like, activations)
     run = fast_jit(functools.partial(layer.apply, method=layer.apply_gradient))
@@ -140,14 +132,7 @@ def test_forward_and_gradient_with_rows_that_are_known(stack, minibatches):
     assert updates.keys() == {EMBEDDING_PARAM_NAME}
     assert jax.tree.structure(updates[EMBEDDING_PARAM_NAME]) == jax.tree.structure(box.value)
     after = whole(specs, updates[EMBEDDING_PARAM_NAME])
-    for name, rows in logical.items():
-        counts = np.zeros(len(rows.table))
-        for feature, spec in specs.items():
-            if spec.table_spec.name == name:
-                np.add.at(counts, ids[feature].reshape(-1), 1)
-        np.testing.assert_allclose(
-            after[name].table, rows.table - 0.01 * counts[:, None], rtol=1e-6
-        )
+    assert_moved_by_counts(specs, after, logical, ids, 0.01)
 
 
 @pytest.mark.parametrize("donate", [True, False])

@@ -11,13 +11,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 import kernels
 from kernels import utils
 from kernels.layers import nnx as embed
-from kernels.planning.placed import plan_of_placed
 from tests.kernels.layer_models import (
     BATCH,
-    DEVICES,
     PER_DEVICE,
     NnxModel,
+    assert_moved_by_counts,
     assert_same_tables,
+    assert_sums_of_ids,
     batches,
     copies_of_the_large_table,
     feature_specs,
@@ -27,6 +27,7 @@ from tests.kernels.layer_models import (
     one_large_table,
     train_plainly,
     whole,
+    with_rows_that_hold_their_id,
 )
 
 
@@ -122,19 +123,11 @@ def test_the_backward_pass_can_be_called_by_itself(with_step):
     ids, _ = next(batches(1, specs))
     batch = encoded(ids, specs, mesh)
     begin = layer.embedding_table.get_value()
-    logical = {
-        name: table._replace(table=table.table * 0 + np.arange(len(table.table))[:, None])
-        for name, table in whole(specs, begin).items()
-    }
-    plan = plan_of_placed(specs, kernels.Topology(1, DEVICES, PER_DEVICE))
-    stacked = kernels.stack_tables_into(plan, begin, logical)
-    stacked = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), stacked, begin)
+    logical, stacked = with_rows_that_hold_their_id(specs, begin)
     layer.embedding_table.set_value(stacked)
 
     activations = nnx.jit(lambda *given: embed.embedding_lookup(*given))(layer, batch)
-    for name, activation in activations.items():
-        want = np.broadcast_to(ids[name].sum(1, keepdims=True), activation.shape)
-        np.testing.assert_array_equal(activation, want)
+    assert_sums_of_ids(activations, ids)
 
     ones = jax.tree.map(jnp.ones_like, activations)
     updates = ({"embedding_table": layer.embedding_table.copy()}, batch)
@@ -145,13 +138,7 @@ def test_the_backward_pass_can_be_called_by_itself(with_step):
     assert len(others) == len(kept) - 1
     nnx.update(layer, found)
     after = whole(specs, layer.embedding_table.get_value())
-    for name, rows in logical.items():
-        counts = np.zeros(len(rows.table))
-        for feature, spec in specs.items():
-            if spec.table_spec.name == name:
-                np.add.at(counts, ids[feature].reshape(-1), 1)
-        want = rows.table - 0.01 * counts[:, None]
-        np.testing.assert_allclose(after[name].table, want, rtol=1e-6)
+    assert_moved_by_counts(specs, after, logical, ids, 0.01)
 
 
 def test_filters_and_shardings_tell_tables_from_the_rest():

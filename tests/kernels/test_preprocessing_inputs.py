@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
+from kernels.preprocessing.inputs import align
 from tests.kernels import peer
 from tests.kernels.preprocessing_cases import (
     MESHES,
@@ -238,3 +239,37 @@ def test_samples_may_follow_the_input_shape():
     engine.placed["f"].input_shape = (16, 2)
     batch, _ = engine.encode({"f": np.zeros((16, 2), np.int32)})
     assert partition(batch, "t", engine, 1, 0) == [(0, k, 2.0) for k in range(8)]
+
+
+def test_ids_may_be_a_tuple_where_the_specs_are_a_list():
+    specs = [feature(name, table(name, 30), 4, 2) for name in "ab"]
+    ids = tuple(np.arange(8, dtype=np.int32).reshape(4, 2) + shift for shift in (0, 9))
+    leaves, (columns,) = align(specs, features=ids)
+    assert leaves == specs and all(a is b for a, b in zip(columns, ids, strict=True))
+    nested = {"user": specs[:1], "item": (specs[1],)}
+    _, (columns, weights) = align(
+        nested,
+        features={"item": [ids[1]], "user": (ids[0],)},
+        weights={"item": [None], "user": [1]},
+    )
+    assert columns[0] is ids[1] and columns[1] is ids[0] and weights == [None, 1]
+    with pytest.raises(kernels.SpecError, match="structure of feature_specs"):
+        align(specs, features=(ids,))
+
+
+def test_odd_rows_beside_plain_ragged_ones():
+    """Features whose rows are lists, or of several types, stand among such as are joined at once."""
+    rng = np.random.default_rng(7)
+    specs = {name: feature(name, table(name, 40), 8, 6) for name in "abcde"}
+    engine = Engine(specs, 2, 2)
+    rows = {name: [rng.integers(0, 40, rng.integers(0, 7)) for _ in range(8)] for name in specs}
+    plain = {name: ragged(own, np.int32) for name, own in rows.items()}
+    mixed = np.empty(8, object)
+    mixed[:] = [row.astype((np.int32, np.int64)[i % 2]) for i, row in enumerate(rows["b"])]
+    strided = np.empty(8, object)
+    strided[:] = [np.repeat(row, 2)[::2] for row in rows["d"]]
+    odd = plain | {"b": mixed, "c": [row.tolist() for row in rows["c"]], "d": strided}
+    gains = {name: [np.full(len(row), 0.5) for row in own] for name, own in rows.items()}
+    plain_gains = {name: ragged(own, np.float32) for name, own in gains.items()}
+    assert_same_batches(engine.encode(plain), engine.encode(odd))
+    assert_same_batches(engine.encode(plain, plain_gains), engine.encode(odd, gains))

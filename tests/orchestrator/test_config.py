@@ -188,5 +188,5 @@ def test_the_run_spec_carries_the_configuration():
         {"batch_size": 64, "checkpoints": {"keep": 5}, "failures": {"join_timeout": 7.0}}
     )
     spec = config.run_spec("data", "folder")
-    assert (spec.batch_size, spec.keep_checkpoints, spec.join_timeout) == (64, 5, 7.0)
+    assert (spec.batch_size, spec.join_timeout) == (64, 7.0)
     assert (spec.data, spec.run_folder, spec.program) == ("data", "folder", config.program)

@@ -172,7 +172,7 @@ def test_limits_set_by_hand_are_not_raised():
 def test_a_plan_that_does_not_follow_the_limits_ends_the_run():
     """A planner that ignores what was observed must not make the run restart for ever."""
     run = simulate(needs={33: 7})
-    run.controller._around.planner.plan = lambda observed, previous, version: SimulatedPlan(
+    run.controller._around.planner.plan = lambda observed, previous, version, hosts: SimulatedPlan(
         version, 1
     )
     state = run.to_end()
@@ -259,25 +259,30 @@ def test_hosts_that_do_not_start_are_named_and_the_wait_between_tries_grows():
     assert waits[-1] > waits[0]
 
 
-def test_a_stop_saves_at_the_end_of_the_lease_and_leaves():
+def test_a_stop_finishes_the_step_saves_and_leaves():
     run = simulate()
     while run.controller.progress.step < 40:
         run.step()
     run.controller.request_stop()
+    asked = run.clock.now
     run.to_end()
     assert isinstance(run.controller.state, states.Interrupted)
-    assert run.controller.progress.step == 50
-    assert run.world.committed[-1] == 50
+    step = run.controller.progress.step
+    assert 40 < step < 44
+    assert run.of(events.LeaseCut) == [events.LeaseCut(4, 50, step)]
+    assert run.world.committed[-1] == step
     assert not run.world.evaluated
     assert run.of(events.StopRequested)
-    assert run.log[-1][1] == events.Interrupted(50)
+    assert run.log[-1][1] == events.Interrupted(step)
+    assert run.losses() == {at: run.world.loss(at) for at in range(step)}
+    assert run.clock.now - asked < 3.0
 
 
 def test_a_stop_at_a_checkpoint_does_not_save_twice():
     run = simulate()
     while not run.of(events.CheckpointStarted):
         assert not isinstance(run.step(), states.Ended)
-        if run.controller.progress.step == 20:
+        if run.group.at_step >= 29:
             run.controller.request_stop()
     run.to_end()
     assert [event.step for event in run.of(events.CheckpointStarted)] == [30]

@@ -1,3 +1,6 @@
+import itertools
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,4 +76,28 @@ def test_many_hosts(hosts):
     )
     run.to_end()
     check_finished(run)
+    assert run.controller.restarts.total > 0
+
+
+def test_a_thousand_hosts_and_many_leases_under_faults_and_changes_of_size():
+    """EMBERAY_SIMULATED_LEASES=10000 makes it as long as one likes."""
+    leases = int(os.environ.get("EMBERAY_SIMULATED_LEASES", "60"))
+    steps = -(-leases // 50) * 50
+    run = simulate(
+        RandomFaults(11, 0.05, most=leases // 10),
+        hosts=1024,
+        epochs=steps // 50,
+        lease_steps=1,
+        evaluation={"every_epochs": 0},
+        checkpoints={"every": 10},
+        failures={"lease_timeout": 20.0, "max_restarts": 50},
+        elastic={"sizes": [512, 768], "shrink_after": 10.0, "grow_after": 10.0},
+    )
+    sizes = itertools.cycle([700, 1024, 600, 900])
+    while not isinstance(run.step(), states.Ended):
+        if len(run.log) % 4000 < 2:
+            run.world.capacity = next(sizes)
+    assert isinstance(run.controller.state, states.Finished)
+    assert run.losses() == {step: run.world.loss(step) for step in range(steps)}
+    assert len(run.world.leases) >= leases
     assert run.controller.restarts.total > 0

@@ -57,6 +57,8 @@ def test_a_stop_in_the_last_lease_leaves_the_evaluation_to_the_next_driver():
     world = World(steps_per_epoch=50)
     first = simulate(world=world)
     at_step(first, 90)
+    while first.group.at_step < 99:
+        first.step()
     first.controller.request_stop()
     first.to_end()
     assert isinstance(first.controller.state, states.Interrupted)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import yaml
-from driving import fit, losses, simulation
+from driving import SETTINGS, fit, losses, simulation
 
 from orchestrator import cli
 from orchestrator.config import RunConfig
@@ -164,3 +164,35 @@ def test_a_configuration_can_be_a_path_a_mapping_or_made(tmp_path):
         assert Driver(config).config.epochs == 4
     with pytest.raises(ConfigError):
         Driver({"epoch": 4})
+
+
+def test_a_resize_before_the_start_and_while_it_runs(simulation, tmp_path):
+    with Driver(SETTINGS | {"batch_size": 96}, tmp_path / "run", quiet=True) as made:
+        made.resize(3)
+        assert made.config.hosts == 3
+        with pytest.raises(ConfigError, match="it needs at least one"):
+            made.resize(0)
+        with pytest.raises(ConfigError, match="resized to 7 hosts: batch_size 96 cannot be spread"):
+            made.resize(7)
+
+        def resize(hosts):
+            if hosts.at_step >= 40:
+                simulation.on_poll = lambda hosts: None
+                made.resize(1)
+
+        simulation.on_poll = resize
+        summary = made.fit()
+    assert (summary.status, summary.hosts, summary.devices) == ("finished", 1, 1)
+    assert losses(tmp_path / "run") == list(range(100))
+    launched = [
+        event["hosts"]
+        for event in read_lines(tmp_path / "run" / "events.jsonl")
+        if event["kind"] == "launching"
+    ]
+    assert launched == [3, 1]
+
+
+def test_sizes_that_a_batch_cannot_be_spread_over_are_refused_at_the_start(simulation, tmp_path):
+    with pytest.raises(DataError, match="batch_size 64 cannot be spread over 3 hosts"):
+        fit(tmp_path / "run", batch_size=64, elastic={"sizes": [3]})
+    assert simulation.launches == 0

@@ -143,6 +143,26 @@ def test_the_table_at_the_end_tells_quality_speed_and_place():
     assert "saving" not in text
 
 
+def test_the_table_names_the_slowest_stage_and_the_best_possible_auc():
+    summary = Summary(
+        status="finished", run_folder="runs/a", program="clicks", steps=200, epochs=2,
+        examples=800, examples_per_second=1234.5, seconds=10.0,
+        goodput={"training": 7.5, "waiting_for_data": 1.25},
+        metrics={
+            "test": {"auc": 0.81}, "train": {},
+            "best_possible": {"auc": 0.8298, "auc_error": 0.0007, "loss": 0.46},
+        },
+        restarts=0, hosts=2, devices=4,
+        stages={"read": 0.5, "encode": 3.25, "put": 0.0}, slowest_stage="encode",
+    )  # fmt: skip
+    out = io.StringIO()
+    RichConsole(file=out, width=120).print(summary_table(summary))
+    text = out.getvalue()
+    for part in ("best possible AUC", "0.8298 ± 0.0007", "data, slowest stage",
+                 "encode; training waited 1.2 s (busy: encode 3.2, read 0.5)"):  # fmt: skip
+        assert part in text, part
+
+
 def test_what_a_run_lost_is_told_loudly():
     skipped = describe(events.CheckpointSkipped(90, "array.json is cut off"))
     assert skipped == (

@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.config import ClusterConfig
@@ -147,6 +148,45 @@ def test_a_stopped_host_falls_silent_and_is_killed_with_the_others(group):
 
     again = launch(group, number=1)
     assert not {hello.pid for hello in again.values()} & {hello.pid for hello in hellos.values()}
+
+
+def test_spares_take_over_at_the_next_launch(session, tmp_path):
+    import ray
+
+    from orchestrator.hosts.ray_hosts import RayHosts
+
+    run = protocol.RunSpec(
+        program="fake_host:program",
+        parameters={},
+        data="none",
+        run_folder=str(tmp_path),
+        batch_size=8,
+        epochs=1,
+        seed=0,
+        devices_per_host=DEVICES,
+    )
+    config = ClusterConfig(spares=HOSTS)
+    group = RayHosts(run, config, pulse_interval=0.1, factory="fake_host:FakeHost")
+    try:
+        hellos = launch(group)
+        assert not group._spares
+        group.send(protocol.RunLease(protocol.Lease(0, "plan", 0, 1)))
+        collect(group, lambda seen: len(of(seen, Raised)) == HOSTS, 60.0)
+        ray.get([spare.warmed for spare in group._spares], timeout=120)
+        group.kill_all()
+        ready = time.time()
+        again = launch(group, number=1)
+        pids = {hello.pid for hello in again.values()}
+        assert not pids & {hello.pid for hello in hellos.values()}
+        assert all(psutil.Process(pid).create_time() < ready for pid in pids)
+        assert not group._spares
+        for rank in range(HOSTS):
+            log = (tmp_path / f"logs/launch-1-host-{rank}.log").read_text()
+            assert f"host {rank} says something" in log
+        seen = collect(group, lambda seen: len(of(seen, PulseSeen)) > 3, 60.0)
+        assert {pulse.pulse.pid for pulse in of(seen, PulseSeen)} == pids
+    finally:
+        group.close()
 
 
 def test_a_host_whose_process_cannot_start_says_why(session, tmp_path):

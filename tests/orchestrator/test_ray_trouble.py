@@ -10,7 +10,8 @@ import time
 import pytest
 from ray import exceptions
 
-from orchestrator.hosts.ray_hosts import _end_processes, _host_error, _short
+from orchestrator.hosts.processes import _end_processes
+from orchestrator.hosts.ray_hosts import _host_error, _short
 
 
 @pytest.mark.parametrize(
@@ -67,14 +68,14 @@ def test_processes_are_gone_when_their_end_is_reported():
 
 def test_the_wait_for_the_end_of_processes_lasts_as_long_as_they_do(monkeypatch):
     left = {17}
-    monkeypatch.setattr("orchestrator.hosts.ray_hosts._kill_processes", lambda pids: None)
-    monkeypatch.setattr("orchestrator.hosts.ray_hosts._exists", left.__contains__)
+    monkeypatch.setattr("orchestrator.hosts.processes.kill_processes", lambda pids: None)
+    monkeypatch.setattr("orchestrator.hosts.processes._exists", left.__contains__)
     threading.Timer(0.2, left.clear).start()
     began = time.monotonic()
     _end_processes([17])
     assert 0.15 < time.monotonic() - began < 5.0
     left.add(17)
-    monkeypatch.setattr("orchestrator.hosts.ray_hosts._KILL_SECONDS", 0.1)
+    monkeypatch.setattr("orchestrator.hosts.processes.KILL_SECONDS", 0.1)
     began = time.monotonic()
     _end_processes([17])
     assert time.monotonic() - began < 5.0

@@ -228,6 +228,23 @@ def test_history_is_what_led_to_the_present_state(tmp_path):
     assert history.limits == {"s": LIMITS["s"].model_dump()}
 
 
+def test_history_holds_the_size_of_the_last_plan_and_the_steps_left_out(tmp_path):
+    happened = [
+        events.RunStarted("folder", "program", 4, 8, 50, 100),
+        events.Launching(0, 4),
+        events.PlanMade(0, "a", "auto", "{}"),
+        events.StepSkipped(17, "the loss is nan", "skip"),
+        events.Shrunk(2, (2, 3)),
+        events.Launching(1, 2),
+        events.PlanMade(1, "b", "auto", "{}"),
+    ]
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(to_json(as_record(1.0, event)) + "\n" for event in happened))
+    history = read_history(path)
+    assert history.cluster == (2, 4)
+    assert dict(history.skipped) == {17: "the loss is nan"}
+
+
 def test_a_line_that_was_cut_off_is_removed_before_more_is_appended(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}\n{"a')

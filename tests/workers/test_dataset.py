@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from workers.data.dataset import (
-    ExampleReader,
     check_dataset,
     has_split,
     open_dataset,
     reading,
 )
 from workers.data.examples import Schema
+from workers.data.reader import ExampleReader
 from workers.data.transforms import Hashed, Ids, Number, Tags
 from workers.errors import DataError
 

@@ -319,6 +319,7 @@ def prepare_in_a_process(cache: str, results) -> None:
     results.put(str(prepare_flights(Path(cache))))
 
 
+@pytest.mark.system
 def test_processes_at_the_same_time_build_identical_files(prepared, tmp_path):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()

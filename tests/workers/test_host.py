@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from kernels import EmbeddingPlan, LimitsExceeded, unstack_tables
 from workers import protocol
 from workers.checkpoint import committed_steps
-from workers.errors import CheckpointError, PlanMismatch
+from workers.errors import CheckpointError, NonFiniteLoss, PlanMismatch
 from workers.host import Host
 from workers.mesh import make_mesh
 from workers.planning import check_inputs, make_plan, planned_specs
@@ -115,7 +117,7 @@ def test_a_whole_run(run: RunSpec, hosts: list[Host]) -> None:
     assert done.metrics.result()["examples"] == EPOCHS * ROWS
     assert np.mean(done.losses[STEPS:]) < np.mean(done.losses[:STEPS])
     assert {"compiling", "training", "waiting_for_data", "saving"} <= set(done.seconds)
-    assert set(done.stages) == {"read", "encode", "put"}
+    assert set(done.stages) == {"read", "transform", "pick", "encode", "put"}
     evaluated = host.execute(protocol.Evaluate("test"))
     assert isinstance(evaluated, protocol.Evaluated)
     result = evaluated.metrics.result()
@@ -231,7 +233,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(run: RunSpec, hosts: lis
     for file in (folder / "dense").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"checkpoint 2 in .* (cannot be read|is incomplete)"):
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 in .* (cannot be read|has 0 bytes)"):
         started(run, hosts, restore=2)
 
 
@@ -239,3 +241,70 @@ def test_inputs_are_checked_without_a_host(run: RunSpec) -> None:
     program = load_program(run.program, run.parameters)
     summary = check_inputs(program, run, 1)
     assert (summary.rows, summary.test_rows, summary.steps_per_epoch) == (ROWS, 70, STEPS)
+
+
+def not_a_number_at(data: Path, folder: Path, row: int) -> Path:
+    """The data with the label-independent number of one training row infinite."""
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        table = pq.read_table(data / split / "part-0.parquet")
+        if split == "train":
+            price = table["price"].to_numpy().copy()
+            price[row] = np.float32(3e38)
+            index = table.column_names.index("price")
+            table = table.set_column(index, "price", pa.array(price))
+        pq.write_table(table, folder / split / "part-0.parquet", row_group_size=32)
+    return folder
+
+
+def step_of_row(run: RunSpec, row: int) -> int:
+    lines = (Path(run.run_folder) / "rows" / "host-0.jsonl").read_text().splitlines()
+    return next(at["step"] for at in map(json.loads, lines) if row in at["rows"])
+
+
+def test_what_is_not_finite_is_named_skipped_or_passed_over(
+    run: RunSpec, data: Path, hosts: list[Host], tmp_path: Path
+) -> None:
+    train(started(run, hosts), 0, STEPS)
+    bad = step_of_row(run, 7)
+    wrong = replace(run, data=str(not_a_number_at(data, tmp_path / "wrong", 7)))
+
+    host = started(wrong, hosts)
+    with pytest.raises(NonFiniteLoss, match=f"step {bad}: .*table 'item'.*failures.nan") as raised:
+        train(host, 0, STEPS)
+    assert raised.value.step == bad
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (str(again), again.step) == (str(raised.value), bad)
+
+    skips = started(replace(wrong, non_finite="skip"), hosts)
+    done = train(skips, 0, STEPS)
+    assert [skipped.step for skipped in done.skipped] == [bad]
+    assert "not finite" in done.skipped[0].reason
+
+    passes = started(replace(wrong, non_finite="rollback"), hosts)
+    lease = Lease(0, passes.plan.hash, 0, STEPS, skip=(bad,))
+    passed = passes.execute(protocol.RunLease(lease))
+    assert isinstance(passed, protocol.LeaseDone)
+    assert np.isnan(passed.losses[bad])
+    assert [loss for at, loss in enumerate(passed.losses) if at != bad] == [
+        loss for at, loss in enumerate(done.losses) if at != bad
+    ]
+    for name, table in tables(skips).items():
+        assert np.array_equal(table, tables(passes)[name])
+    assert int(skips.state.step) == int(passes.state.step) == STEPS
+
+
+def test_a_lease_that_is_held_ends_where_the_driver_says(run: RunSpec, hosts: list[Host]) -> None:
+    host = started(run, hosts)
+    assert host.hold(3) == 0
+    lease = Lease(3, host.plan.hash, 0, STEPS, save=True)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(host.execute, protocol.RunLease(lease))
+        with pytest.raises(TimeoutError):
+            running.result(timeout=1.0)
+        host.release(3, 2)
+        done = running.result(timeout=120)
+    assert isinstance(done, protocol.LeaseDone)
+    assert (done.first, done.last, len(done.losses)) == (0, 2, 2)
+    host.execute(protocol.Finish())
+    assert committed_steps(Path(run.run_folder) / "checkpoints") == ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from workers.metrics import BINS, BinaryMetrics
 
@@ -63,3 +65,58 @@ def test_a_constant_prediction_has_auc_one_half() -> None:
 def test_undefined_figures_are_nan() -> None:
     result = BinaryMetrics.empty().result()
     assert all(np.isnan(result[name]) for name in ("auc", "loss", "normalised_entropy"))
+
+
+@given(
+    weights=st.lists(st.integers(0, 3), min_size=2, max_size=200),
+    spread=st.sampled_from([1e-5, 1e-3, 0.1, 1.0]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_auc_is_within_its_bound(weights: list[int], spread: float, seed: int) -> None:
+    """Also where predictions crowd into few bins, so that the bound is wide."""
+    generator = np.random.default_rng(seed)
+    predictions = 0.3 + spread * 0.5 * generator.random(len(weights))
+    labels = generator.integers(0, 2, len(weights))
+    metrics = counted(np.repeat(predictions, weights), np.repeat(labels, weights))
+    if not (metrics.positives.any() and metrics.negatives.any()):
+        assert np.isnan(metrics.auc_error_bound)
+        return
+    exact = exact_auc(np.repeat(predictions, weights), np.repeat(labels, weights))
+    assert abs(metrics.result()["auc"] - exact) <= metrics.auc_error_bound + 1e-12
+
+
+def test_the_bound_is_tight_where_all_predictions_share_a_bin() -> None:
+    metrics = counted(np.array([0.30001, 0.30002]), np.array([0, 1]))
+    assert metrics.auc_error_bound == 0.5
+    assert exact_auc(np.array([0.30001, 0.30002]), np.array([0, 1])) == 1.0
+    assert metrics.result()["auc"] == 0.5
+
+
+def test_the_bound_is_small_for_spread_predictions(
+    samples: tuple[np.ndarray, np.ndarray],
+) -> None:
+    assert counted(*samples).auc_error_bound < 1e-3
+
+
+def test_accuracy_is_exact(samples: tuple[np.ndarray, np.ndarray]) -> None:
+    predictions, labels = samples
+    predictions = np.concatenate([predictions, [0.5, 0.5, np.nextafter(0.5, 0)]])
+    labels = np.concatenate([labels, [1, 0, 0]])
+    result = counted(predictions, labels).result()
+    assert result["accuracy"] == ((predictions >= 0.5) == (labels == 1)).mean()
+
+
+@given(seed=st.integers(0, 2**31), parts=st.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_any_spread_over_hosts_gives_the_same_counts(seed: int, parts: int) -> None:
+    generator = np.random.default_rng(seed)
+    predictions, labels = generator.uniform(0.01, 0.99, 200), generator.integers(0, 2, 200)
+    whole, merged = counted(predictions, labels), BinaryMetrics.empty()
+    order = generator.permutation(200)
+    cuts = np.sort(generator.integers(0, 201, parts - 1))
+    for rows in np.split(order, cuts):
+        merged = merged.merge(counted(predictions[rows], labels[rows]))
+    for exact in ("auc", "accuracy", "examples"):
+        assert merged.result()[exact] == pytest.approx(whole.result()[exact], abs=0, nan_ok=True)
+    assert merged.result() == pytest.approx(whole.result(), rel=1e-12)

@@ -27,6 +27,7 @@ from kernels import (
 )
 from workers import relayout
 from workers.checkpoint import About, Checkpoints
+from workers.checksums import CHECKSUMS
 from workers.errors import CheckpointError, PlanMismatch
 from workers.training import TrainState
 
@@ -154,11 +155,11 @@ def test_a_restore_under_another_plan(
     specs = features((301, 50, 7), row_wise)
     before, after = plan_of(specs, *old), plan_of(specs, *new)
     state = state_of(before, specs, 3)
-    with_old = Checkpoints(tmp_path, 2, About(before, "p"))
+    with_old = Checkpoints(tmp_path, About(before, "p"))
     with_old.save(3, state)
     with_old.close()
 
-    with_new = Checkpoints(tmp_path, 2, About(after, "p"))
+    with_new = Checkpoints(tmp_path, About(after, "p"))
     fresh = state_of(after, specs, 4)
     restored = with_new.restore(3, like(fresh), lambda: fresh)
     with_new.close()
@@ -179,13 +180,13 @@ def test_a_restore_under_another_plan(
 def test_other_tables_are_refused(tmp_path: Path) -> None:
     specs = features((40, 20))
     before = plan_of(specs, 2, 1, True)
-    saved = Checkpoints(tmp_path, 2, About(before, "p"))
+    saved = Checkpoints(tmp_path, About(before, "p"))
     saved.save(1, state_of(before, specs, 1))
     saved.close()
     larger = features((41, 20))
     after = plan_of(larger, 2, 1, True)
     fresh = state_of(after, larger, 1)
-    other = Checkpoints(tmp_path, 2, About(after, "p"))
+    other = Checkpoints(tmp_path, About(after, "p"))
     with pytest.raises(
         PlanMismatch, match=r"holds other tables: 'table-0' was .*=40.* is now .*=41"
     ):
@@ -196,13 +197,14 @@ def test_other_tables_are_refused(tmp_path: Path) -> None:
 def test_damaged_arrays_are_an_error(tmp_path: Path) -> None:
     specs = features((4000,))
     before, after = plan_of(specs, 2, 1, True), plan_of(specs, 4, 1, True)
-    saved = Checkpoints(tmp_path, 2, About(before, "p"))
+    saved = Checkpoints(tmp_path, About(before, "p"))
     saved.save(1, state_of(before, specs, 1))
     saved.close()
     largest = max((tmp_path / "1" / "tables").rglob("d/*"), key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    (tmp_path / "1" / CHECKSUMS).unlink()  # as of a checkpoint saved without
     fresh = state_of(after, specs, 1)
-    other = Checkpoints(tmp_path, 2, About(after, "p"))
+    other = Checkpoints(tmp_path, About(after, "p"))
     with pytest.raises(CheckpointError, match=r"checkpoint 1 in .* cannot be read"):
         other.restore(1, like(fresh), lambda: fresh)
     other.close()

@@ -54,6 +54,7 @@ def assert_in_place(step: Any) -> None:
 
 
 @needs_compiler
+@pytest.mark.system
 def test_tables_are_updated_in_place() -> None:
     step = compiled("v6e:2x2", "in-place", "tags=0")
     assert (step["device_kind"], step["devices"], step["sparsecores"]) == ("TPU v6 lite", 4, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -19,6 +20,7 @@ from workers.protocol import RunSpec
 from workers.training import (
     DeviceBatch,
     TrainState,
+    advance,
     empty_metrics,
     initial_state,
     make_train_step,
@@ -39,7 +41,14 @@ def examples(seed: int) -> Examples:
     )
 
 
-def built(devices: int):
+def built(devices: int, skip_non_finite: bool = False):
+    """Plan, mesh, first state, compiled step and batches: compiled once for all tests."""
+    plan, mesh, state, step, batch = built_once(devices, skip_non_finite)
+    return plan, mesh, jax.tree.map(lambda array: array.copy(), state), step, batch
+
+
+@functools.cache
+def built_once(devices: int, skip_non_finite: bool):
     mesh = Mesh(make_mesh().devices[:devices], (AXIS,))
     made = program(vocabulary=VOCABULARY)
     run = RunSpec("", {}, "", "", BATCH, 1, 0, devices)
@@ -54,13 +63,14 @@ def built(devices: int):
         host = DeviceBatch(encoded.inputs, data.dense, data.labels, data.weights)
         return jax.tree.map(lambda array: jax.device_put(array, spread(mesh)), host)
 
-    return plan, mesh, state, make_train_step(made, specs, plan, mesh), batch
+    step = make_train_step(made, specs, plan, mesh, skip_non_finite=skip_non_finite)
+    return plan, mesh, state, step.lower(state, empty_metrics(mesh), batch(0)).compile(), batch
 
 
+@pytest.mark.parametrize("skips", [False, True])
 @pytest.mark.parametrize("devices", [1, 4])
-def test_no_copy_and_no_gathering_of_a_table(devices: int) -> None:
-    plan, mesh, state, step, batch = built(devices)
-    compiled = step.lower(state, empty_metrics(mesh), batch(0)).compile()
+def test_no_copy_and_no_gathering_of_a_table(devices: int, skips: bool) -> None:
+    plan, _, state, compiled, _ = built(devices, skip_non_finite=skips)
     rows = plan.stack("item").vocab_size // devices
     text = compiled.as_text()
     shape = rf"f32\[{rows},\d+\]"
@@ -83,8 +93,8 @@ def test_steps_agree_on_every_mesh_and_repeat_bit_for_bit() -> None:
         losses = []
         metrics = empty_metrics(mesh)
         for seed in range(4):
-            state, metrics, loss = step(state, metrics, batch(seed))
-            losses.append(float(loss))
+            state, metrics, outcome = step(state, metrics, batch(seed))
+            losses.append(float(outcome.loss))
         return losses, unstack_tables(plan, state.tables), state
 
     losses, tables, state = run(4)
@@ -111,11 +121,57 @@ def test_samples_of_weight_zero_change_nothing() -> None:
         weights=jax.device_put(half.astype(np.float32), spread(mesh)),
         labels=full.labels,
     )
-    _, _, loss = step(jax.tree.map(lambda array: array.copy(), state), empty_metrics(mesh), masked)
+    copied = jax.tree.map(lambda array: array.copy(), state)
+    _, _, outcome = step(copied, empty_metrics(mesh), masked)
     flipped = masked._replace(
         labels=jax.device_put(
             np.where(half, np.asarray(full.labels), 1 - np.asarray(full.labels)), spread(mesh)
         )
     )
     _, _, same = step(state, empty_metrics(mesh), flipped)
-    assert float(loss) == float(same)
+    assert float(outcome.loss) == float(same.loss)
+
+
+def poisoned(batch: DeviceBatch, mesh: Mesh) -> DeviceBatch:
+    """The batch with the label of one sample, the last device's, not a number."""
+    labels = np.array(batch.labels)
+    labels[-1] = np.nan
+    return batch._replace(labels=jax.device_put(labels, spread(mesh)))
+
+
+def test_what_is_not_finite_is_told_by_the_step_and_by_feature() -> None:
+    _, mesh, state, step, batch = built(4)
+    state, metrics, outcome = step(state, empty_metrics(mesh), batch(0))
+    assert not np.any(outcome.non_finite)
+    state, metrics, outcome = step(state, metrics, poisoned(batch(1), mesh))
+    flags = np.asarray(outcome.non_finite)
+    assert np.isnan(outcome.loss)
+    # The features' activations are still finite, their gradients on one device are not.
+    assert list(flags[:2]) == [1, 1]
+    assert set(flags[2:]) == {1}
+
+
+def test_a_step_that_is_skipped_changes_nothing_and_the_next_is_as_if_it_had_not_been() -> None:
+    plan, mesh, state, step, batch = built(4, skip_non_finite=True)
+    state, metrics, _ = step(state, empty_metrics(mesh), batch(0))
+    before = jax.tree.map(np.array, (state, metrics))
+    state, metrics, outcome = step(state, metrics, poisoned(batch(1), mesh))
+    assert np.any(outcome.non_finite)
+    after = jax.tree.map(np.array, (state, metrics))
+    assert after[0].step == before[0].step + 1 == 2
+    for one, other in zip(
+        jax.tree.leaves((before[0]._replace(step=0), before[1])),
+        jax.tree.leaves((after[0]._replace(step=0), after[1])),
+        strict=True,
+    ):
+        assert np.array_equal(one, other)
+    state, _, outcome = step(state, metrics, batch(2))
+    assert np.isfinite(outcome.loss)
+
+    _, mesh, plain, plain_step, batch = built(4)
+    plain, metrics, _ = plain_step(plain, empty_metrics(mesh), batch(0))
+    plain, _, plain_outcome = plain_step(advance(plain), metrics, batch(2))
+    assert outcome.loss == plain_outcome.loss
+    tables = unstack_tables(plan, plain.tables)
+    for name, table in unstack_tables(plan, state.tables).items():
+        assert np.array_equal(table, tables[name])

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from workers.data.dataset import Dataset, reading
+from workers.data.dataset import Dataset, read_columns
 from workers.data.transforms import (
     InvalidValue,
     Moments,
@@ -174,9 +173,7 @@ def _row_groups(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[str,
             )
     for group in dataset.row_groups:
         where = f"file '{group.file}', row group {group.index}"
-        with reading(where), pq.ParquetFile(group.file) as file:
-            table = file.read_row_group(group.index, columns=sorted(set(columns)))
-        yield where, table
+        yield where, read_columns(group, set(columns))
 
 
 def _located[T](where: str, run: Callable[[], T]) -> T:

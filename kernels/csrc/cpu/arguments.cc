@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "kernels/csrc/cpu/huge_pages.h"
+
 namespace emberay::cpu {
 namespace {
 
@@ -10,6 +12,7 @@ constexpr int64_t kHyperparameters[kOptimizers] = {1, 1, 2, 6, 4, 6, 4, 6};
 
 void keep(const float* before, float* after, size_t count) {
   if (before != after) std::memcpy(after, before, count * sizeof(float));
+  use_huge_pages(after, static_cast<int64_t>(count));
 }
 
 }  // namespace

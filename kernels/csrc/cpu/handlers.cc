@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "kernels/csrc/cpu/arguments.h"
+#include "kernels/csrc/cpu/huge_pages.h"
 #include "kernels/csrc/cpu/lookup.h"
 #include "kernels/csrc/cpu/update.h"
 
@@ -59,6 +60,7 @@ ffi::Error lookup(EMBERAY_BATCH_PARAMETERS, Matrix table, ffi::Result<Matrix> ou
         same("rows of the table", rows_of(table), rows_per_core * batch.layout.per_device));
     EMBERAY_RETURN_IF_WRONG(same("rows of the result", rows_of(*out), batch.layout.samples()));
     EMBERAY_RETURN_IF_WRONG(same("columns of the result", width_of(*out), width_of(table)));
+    use_huge_pages(table.typed_data(), table.element_count());
     Workers workers(pool);
     look_up(batch.layout, batch.buffers, as_rows(table), out->typed_data(), workers);
     return ffi::Error::Success();
@@ -81,6 +83,7 @@ ffi::Error read(ffi::ThreadPool pool, Integers rows, Matrix table, ffi::Result<M
   return guarded([&]() -> ffi::Error {
     EMBERAY_RETURN_IF_WRONG(same("rows of the result", rows_of(*out), rows.element_count()));
     EMBERAY_RETURN_IF_WRONG(same("columns of the result", width_of(*out), width_of(table)));
+    use_huge_pages(table.typed_data(), table.element_count());
     Workers workers(pool);
     read_rows(rows.typed_data(), rows_of(*out), as_rows(table), out->typed_data(), workers);
     return ffi::Error::Success();

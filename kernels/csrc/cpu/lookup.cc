@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -13,51 +14,41 @@ namespace {
 
 constexpr int64_t kLeastFloats = 1 << 14;  // output not worth waking a thread for
 constexpr int64_t kBlocksPerThread = 4;
-constexpr int64_t kFloatsInCache = 1 << 17;
-
-// With this many rows a sample, rows are taken in the order of the table, each once for all samples
-// of a block, though sums then go through memory; with fewer, sample by sample.
-constexpr int64_t kManyRows = 4;
+constexpr int64_t kLeastEntries = 1 << 13;  // entries not worth waking a thread to sort them
 
 int64_t blocks_of(int64_t samples, int64_t total, int64_t width, int64_t most) {
   return std::clamp<int64_t>((total + samples) * width / kLeastFloats, 1, most);
 }
 
+// Sums per sample. `visit` is called twice for every piece and calls what it is given, (sample, row
+// of the source, gain), for its uses. Their order, piece by piece, is that of every sum. They are
+// sorted by sample first, so that a sum stays in registers and is written once.
 template <typename Visit>
-void sum_row_by_row(int64_t samples, int64_t most, const Rows& source, float* out,
-                    Workers& workers, const Visit& visit) {
-  const int64_t width = source.width;
-  // The sums of a block stay in a core's second cache.
-  const int64_t fitting = (samples * width + kFloatsInCache - 1) / kFloatsInCache;
-  const int64_t blocks = std::max(blocks_of(samples, most, width, workers.threads()), fitting);
-  workers.run(blocks, [&](int64_t block) {
-    const int64_t first = samples * block / blocks, size = samples * (block + 1) / blocks - first;
-    std::memset(out + first * width, 0, size * width * sizeof(float));
-    // One more: what is not of this block is written too, and then written over.
-    std::vector<Addend> addends(most + 1);
-    int64_t count = 0;
-    visit([&](int64_t sample, int32_t row, float gain) {
-      addends[count] = {row, static_cast<int32_t>(sample), gain};
-      count += static_cast<uint64_t>(sample - first) < static_cast<uint64_t>(size);
-    });
-    if (count > 0) row_math().add(addends.data(), count, source.values, out, width);
+void sum_by_sample(int64_t samples, int64_t pieces, const Rows& source, float* out,
+                   Workers& workers, const Visit& visit) {
+  std::vector<int64_t> places(pieces * samples);
+  workers.run(pieces, [&](int64_t piece) {
+    int64_t* counts = places.data() + piece * samples;
+    visit(piece, [&](int64_t sample, int32_t, float) { ++counts[sample]; });
   });
-}
-
-template <typename Visit>
-void sum_sample_by_sample(int64_t samples, const Rows& source, float* out, Workers& workers,
-                          const Visit& visit) {
   std::vector<int64_t> begins(samples + 1);
-  visit([&](int64_t sample, int32_t, float) { ++begins[sample]; });
   int64_t total = 0;
-  for (int64_t& begin : begins) total += std::exchange(begin, total);
-  std::vector<Use> uses(total);
-  visit([&](int64_t sample, int32_t row, float gain) { uses[begins[sample]++] = {row, gain}; });
-  // Every begin has moved to the next sample's.
-  for (int64_t sample = samples; sample > 0; --sample) begins[sample] = begins[sample - 1];
-  begins[0] = 0;
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    begins[sample] = total;
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      total += std::exchange(places[piece * samples + sample], total);
+    }
+  }
+  begins[samples] = total;
+  const auto uses = std::make_unique_for_overwrite<Use[]>(total);
+  workers.run(pieces, [&](int64_t piece) {
+    int64_t* next = places.data() + piece * samples;
+    visit(piece, [&](int64_t sample, int32_t row, float gain) {
+      uses[next[sample]++] = {row, gain};
+    });
+  });
 
-  const Groups groups{nullptr, begins.data(), uses.data()};
+  const Groups groups{nullptr, begins.data(), uses.get()};
   const auto sum = row_math().sum;
   const int64_t blocks =
       blocks_of(samples, total, source.width, workers.threads() * kBlocksPerThread);
@@ -67,39 +58,66 @@ void sum_sample_by_sample(int64_t samples, const Rows& source, float* out, Worke
   });
 }
 
-// Sums per sample. `visit` calls what it is given, (sample, row of the source, gain), for all uses
-// in their one order, which is that of every sum; it may be called again. There are `most` or fewer.
-template <typename Visit>
-void sum_by_sample(int64_t samples, int64_t most, const Rows& source, float* out, Workers& workers,
-                   const Visit& visit) {
-  if (most >= kManyRows * samples) {
-    sum_row_by_row(samples, most, source, out, workers, visit);
-  } else {
-    sum_sample_by_sample(samples, source, out, workers, visit);
+// Some entries that follow each other, of one segment.
+struct Stretch {
+  int64_t begin, end;
+  int32_t row_base;
+  int64_t sample_base;
+};
+
+// Stretches in the order of the sums; those of piece p are [firsts[p], firsts[p + 1]).
+struct Pieces {
+  std::vector<Stretch> stretches;
+  std::vector<size_t> firsts;
+
+  int64_t size() const { return static_cast<int64_t>(firsts.size()) - 1; }
+};
+
+// About as many entries in every piece, a piece for each thread if that is worth it.
+Pieces cut_entries(const Layout& layout, const Segments& segments, int64_t threads) {
+  int64_t total = 0;
+  for (const Segment& segment : segments.all) total += segment.end - segment.begin;
+  const int64_t least = std::max<int64_t>(kLeastEntries, layout.samples());
+  const int64_t size = std::max(least, (total + threads - 1) / threads);
+  Pieces pieces{{}, {0}};
+  int64_t room = size;
+  for (int64_t asked = 0; asked < layout.sparsecores; ++asked) {
+    const auto row_base = static_cast<int32_t>(asked * layout.rows_per_core);
+    for (int64_t s = segments.first[asked]; s < segments.first[asked + 1]; ++s) {
+      const Segment& segment = segments.all[s];
+      for (int64_t begin = segment.begin; begin < segment.end;) {
+        if (room == 0) {
+          pieces.firsts.push_back(pieces.stretches.size());
+          room = size;
+        }
+        const int64_t end = std::min(segment.end, begin + room);
+        pieces.stretches.push_back(
+            {begin, end, row_base, segment.asking * layout.samples_per_core});
+        room -= end - begin;
+        begin = end;
+      }
+    }
   }
+  pieces.firsts.push_back(pieces.stretches.size());
+  return pieces;
 }
 
 }  // namespace
 
 void look_up(const Layout& layout, const Buffers& buffers, const Rows& table, float* out,
              Workers& workers) {
-  const Segments segments = find_segments(layout, buffers);
+  const Pieces pieces = cut_entries(layout, find_segments(layout, buffers), workers.threads());
   const auto core_rows = static_cast<uint32_t>(layout.rows_per_core);
   const auto core_samples = static_cast<uint32_t>(layout.samples_per_core);
-  int64_t most = 0;
-  for (const Segment& segment : segments.all) most += segment.end - segment.begin;
-  sum_by_sample(layout.samples(), most, table, out, workers, [&](const auto& use) {
-    for (int64_t asked = 0; asked < layout.sparsecores; ++asked) {
-      const auto row_base = static_cast<int32_t>(asked * layout.rows_per_core);
-      for (int64_t s = segments.first[asked]; s < segments.first[asked + 1]; ++s) {
-        const Segment& segment = segments.all[s];
-        const int64_t sample_base = segment.asking * layout.samples_per_core;
-        for (int64_t i = segment.begin; i < segment.end; ++i) {
-          const int32_t id = buffers.ids[i], sample = buffers.samples[i];
-          const bool can_be = static_cast<uint32_t>(id) < core_rows &&
-                              static_cast<uint32_t>(sample) < core_samples;
-          if (can_be) use(sample_base + sample, row_base + id, buffers.gains[i]);
-        }
+  sum_by_sample(layout.samples(), pieces.size(), table, out, workers,
+                [&](int64_t piece, const auto& use) {
+    for (size_t s = pieces.firsts[piece]; s < pieces.firsts[piece + 1]; ++s) {
+      const Stretch& stretch = pieces.stretches[s];
+      for (int64_t i = stretch.begin; i < stretch.end; ++i) {
+        const int32_t id = buffers.ids[i], sample = buffers.samples[i];
+        const bool can_be = static_cast<uint32_t>(id) < core_rows &&
+                            static_cast<uint32_t>(sample) < core_samples;
+        if (can_be) use(stretch.sample_base + sample, stretch.row_base + id, buffers.gains[i]);
       }
     }
   });
@@ -110,9 +128,7 @@ void combine_answers(const Layout& layout, const Buffers& buffers, const Rows& a
   const std::vector<Part> parts = group_entries(layout, buffers, workers);
   const std::vector<int64_t> places = places_of_parts(layout, parts);
   const int64_t capacity = answers.count / layout.devices();
-  int64_t most = 0;
-  for (const Part& part : parts) most += part.begins.back();
-  sum_by_sample(layout.samples(), most, answers, out, workers, [&](const auto& use) {
+  sum_by_sample(layout.samples(), 1, answers, out, workers, [&](int64_t, const auto& use) {
     for (size_t p = 0; p < parts.size(); ++p) {
       const Part& part = parts[p];
       const int64_t device = static_cast<int64_t>(p) / layout.per_device;

@@ -28,13 +28,6 @@ inline constexpr int64_t kOptimizers = 8;
 inline constexpr int64_t kMostSlots = 2;
 inline constexpr int64_t kMostHyperparameters = 8;
 
-// One row to add to a sample, times gain.
-struct Addend {
-  int32_t row;
-  int32_t sample;
-  float gain;
-};
-
 // A table, its slot variables, and what changes them.
 struct Variables {
   float* table;
@@ -60,8 +53,6 @@ inline Groups groups_of(const Part& part) {
 inline int64_t scratch_size(int64_t width) { return 3 * width; }
 
 struct RowMath {
-  // out[sample] += gain * source[row], one after another.
-  void (*add)(const Addend* addends, int64_t count, const float* source, float* out, int64_t width);
   // out[g] = the sum of gain * source[index] over the uses of group g; 0 if it has none.
   void (*sum)(const Groups& groups, int64_t begin, int64_t end, const float* source, float* out,
               int64_t width);

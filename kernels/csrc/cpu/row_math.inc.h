@@ -11,7 +11,8 @@ namespace {
 typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int64_t kLanes = 16;
 constexpr int64_t kTile = 4;       // vectors summed at once, in registers
-constexpr int64_t kAhead = 8;      // rows fetched before they are needed
+constexpr int64_t kAhead = 8;      // rows fetched to be written before they are needed
+constexpr int64_t kFarAhead = 16;  // rows fetched into the second cache before they are needed
 constexpr int64_t kLine = 16;      // floats of a cache line
 
 EMBERAY_INLINE const Vector& at(const float* values) {
@@ -19,26 +20,13 @@ EMBERAY_INLINE const Vector& at(const float* values) {
 }
 EMBERAY_INLINE Vector& at(float* values) { return *reinterpret_cast<Vector*>(values); }
 
+// Into the second cache: more of these can be under way than of those into the first, which then
+// costs little.
 EMBERAY_INLINE void fetch(const float* row, int64_t width) {
-  for (int64_t c = 0; c < width; c += kLine) __builtin_prefetch(row + c, 0);
+  for (int64_t c = 0; c < width; c += kLine) __builtin_prefetch(row + c, 0, 2);
 }
 EMBERAY_INLINE void fetch_to_write(const float* row, int64_t width) {
   for (int64_t c = 0; c < width; c += kLine) __builtin_prefetch(row + c, 1);
-}
-
-void add(const Addend* addends, int64_t count, const float* source, float* out, int64_t width) {
-  for (int64_t i = 0; i < count; ++i) {
-    // Rows ascend, and one that several samples want is fetched for the first of them.
-    if (i + kAhead < count && addends[i + kAhead].row != addends[i + kAhead - 1].row) {
-      fetch(source + addends[i + kAhead].row * width, width);
-    }
-    const float gain = addends[i].gain;
-    const float* row = source + addends[i].row * width;
-    float* to = out + addends[i].sample * width;
-    int64_t c = 0;
-    for (; c + kLanes <= width; c += kLanes) at(to + c) += gain * at(row + c);
-    for (; c < width; ++c) to[c] += gain * row[c];
-  }
 }
 
 template <int64_t vectors>
@@ -73,13 +61,54 @@ EMBERAY_INLINE void sum_group(const Use* uses, int64_t count, const float* sourc
   }
 }
 
+// As sum_tile, and fetches the rows to come one by one, so that fetches and sums overlap: the whole
+// width at once.
+template <int64_t vectors>
+EMBERAY_INLINE void sum_tile_ahead(const Use* uses, int64_t count, const Use* last,
+                                   const float* source, float* out, int64_t width) {
+  Vector sums[vectors];
+  for (int64_t i = 0; i < count; ++i) {
+    const Use* use = uses + i;
+    const Use* ahead = last - use > kFarAhead ? use + kFarAhead : last;
+    fetch(source + ahead->index * width, vectors * kLanes);
+    const float* row = source + use->index * width;
+    if (i == 0) {
+      for (int64_t v = 0; v < vectors; ++v) sums[v] = use->gain * at(row + v * kLanes);
+    } else {
+      for (int64_t v = 0; v < vectors; ++v) sums[v] += use->gain * at(row + v * kLanes);
+    }
+  }
+  for (int64_t v = 0; v < vectors; ++v) at(out + v * kLanes) = sums[v];
+}
+
+template <int64_t vectors>
+void sum_of_width(const Groups& groups, int64_t begin, int64_t end, const float* source,
+                  float* out) {
+  constexpr int64_t width = vectors * kLanes;
+  const Use* last = groups.uses + groups.begins[end] - 1;
+  for (int64_t g = begin; g < end; ++g) {
+    const int64_t first = groups.begins[g], next = groups.begins[g + 1];
+    if (first < next) {
+      sum_tile_ahead<vectors>(groups.uses + first, next - first, last, source, out + g * width,
+                              width);
+    } else {
+      __builtin_memset(out + g * width, 0, width * sizeof(float));
+    }
+  }
+}
+
 void sum(const Groups& groups, int64_t begin, int64_t end, const float* source, float* out,
          int64_t width) {
+  // The widths that most tables have: a row's sums stay in registers.
+  if (width == 16) return sum_of_width<1>(groups, begin, end, source, out);
+  if (width == 32) return sum_of_width<2>(groups, begin, end, source, out);
+  if (width == 64) return sum_of_width<4>(groups, begin, end, source, out);
+  if (width == 128) return sum_of_width<8>(groups, begin, end, source, out);
   const int64_t last = groups.begins[end] - 1;
   for (int64_t g = begin; g < end; ++g) {
     const int64_t first = groups.begins[g], next = groups.begins[g + 1];
     for (int64_t u = first; u < next; ++u) {
-      const int64_t ahead = u + kAhead < last ? u + kAhead : last;
+      const int64_t ahead = u + kFarAhead < last ? u + kFarAhead : last;
       fetch(source + groups.uses[ahead].index * width, width);
     }
     float* to = out + g * width;
@@ -274,7 +303,6 @@ void update(const Groups& groups, int64_t begin, int64_t end, const float* gradi
 
 extern const RowMath kRowMath;
 const RowMath kRowMath = {
-    add,
     sum,
     {update<sgd, 0>, update<adagrad, 1>, update<row_wise_adagrad, 1>, update<adagrad_momentum, 2>,
      update<adam, 2>, update<ftrl, 2>, update<laprop, 2>, update<f2a, 2>}};

@@ -9,6 +9,7 @@ emberay_add_module(_cpu_kernels
   kernels/csrc/cpu/entries.cc
   kernels/csrc/cpu/groups.cc
   kernels/csrc/cpu/handlers.cc
+  kernels/csrc/cpu/huge_pages.cc
   kernels/csrc/cpu/lookup.cc
   kernels/csrc/cpu/module.cc
   kernels/csrc/cpu/parallel.cc

@@ -38,7 +38,8 @@ void write_statistics(Stack& stack, const Shape& shape, const int64_t* seen) {
   }
 }
 
-Trouble encode(std::span<const Feature> features, std::span<Stack> stacks, const Shape& shape) {
+Trouble encode(std::span<const Feature> features, std::span<Stack> stacks, const Shape& shape,
+               const RunTasks& run_tasks) {
   const int64_t sources = shape.sources(), per_source = 2 * shape.sparsecores;
   const auto tasks = static_cast<int64_t>(stacks.size()) * sources;
   ThreadPool& pool = ThreadPool::get();
@@ -54,10 +55,10 @@ Trouble encode(std::span<const Feature> features, std::span<Stack> stacks, const
     written[task] = write_buffer<E>(
         sorted, stack, shape, target_of(stack, shape, task % sources, seen + task * per_source));
   };
-  const Trouble trouble = sort_sources(features, stacks, shape, scratch, write);
-  if (trouble.code != Code::kNone) {
+  const auto trouble = sort_sources(features, stacks, shape, run_tasks, scratch, write);
+  if (!trouble || trouble->code != Code::kNone) {
     pool.give_arena(std::move(own));
-    return trouble;
+    return trouble.value_or(Trouble{});
   }
   for (size_t i = 0; i < stacks.size(); ++i) {
     Stack& stack = stacks[i];

@@ -28,11 +28,12 @@ struct Feature {
 // What cannot be encoded. Python finds the words for it.
 enum class Code : int {
   kNone = 0,
-  kOffsets = 1,    // the sample's offsets decrease or leave the ids
-  kTooMany = 2,    // more ids of a stack on one SparseCore than 32-bit positions can tell apart
-  kIdRange = 3,    // the sample holds an id that is neither of the vocabulary nor padding
-  kGain = 4,       // the sample holds a gain that is not finite
-  kCancelled = 5,  // the gains of the sample cannot be divided by: they sum to 0 or to infinity
+  kOffsets = 1,      // the sample's offsets decrease or leave the ids
+  kTooMany = 2,      // more ids of a stack on one SparseCore than 32-bit positions can tell apart
+  kIdRange = 3,      // the sample holds an id that is neither of the vocabulary nor padding
+  kGain = 4,         // the sample holds a gain that is not finite
+  kCancelled = 5,    // the gains of the sample cannot be divided by: they sum to 0 or to infinity
+  kGainsDiffer = 6,  // rows of gains have other lengths than those of ids
 };
 
 struct Trouble {

@@ -77,8 +77,7 @@ MinibatchedBatch::MinibatchedBatch(std::vector<Stack> stacks, const Shape& shape
       seen_(asked_.size() * 2 * shape.sparsecores),
       needs_(stacks_.size()) {}
 
-Trouble MinibatchedBatch::sort(std::span<const Feature> features) {
-  ids_ = ids_of(features);
+Trouble MinibatchedBatch::sort(std::span<const Feature> features, const RunTasks& run_tasks) {
   const int64_t cores = shape_.sparsecores;
   auto memory_for = [&](int64_t task, size_t bytes, Arena&) -> PoolMemory& {
     const size_t counts = Arena::bytes<uint32_t>(cores + 1) + 2 * Arena::bytes<uint32_t>(cores);
@@ -103,8 +102,9 @@ Trouble MinibatchedBatch::sort(std::span<const Feature> features) {
     asked.counts = asked.kept = counts;
     asked.unique = unique;
   };
-  const Trouble trouble = sort_sources(features, stacks_, shape_, memory_for, count);
-  if (trouble.code != Code::kNone) return trouble;
+  const auto trouble = sort_sources(features, stacks_, shape_, run_tasks, memory_for, count);
+  if (!trouble || trouble->code != Code::kNone) return trouble.value_or(Trouble{});
+  ids_ = ids_of(features);
   measure();
   for (size_t i = 0; i < stacks_.size(); ++i) {
     exceeds_ |= needs_[i].ids > stacks_[i].max_ids;

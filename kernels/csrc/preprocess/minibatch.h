@@ -1,7 +1,6 @@
 // A batch that may be looked up in several minibatches: kernels/preprocessing/minibatching.py says
 // what they are. In three steps, as all processes must agree between them: `sort`, `deal` (only if
-// some process has a partition beyond its limits), `write`. None needs the GIL; all throw
-// std::bad_alloc.
+// some process has a partition beyond its limits), `write`. All throw std::bad_alloc.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +9,7 @@
 
 #include "kernels/csrc/preprocess/asked.h"
 #include "kernels/csrc/preprocess/input.h"
+#include "kernels/csrc/preprocess/source.h"
 
 namespace emberay {
 
@@ -26,8 +26,8 @@ class MinibatchedBatch {
   MinibatchedBatch(std::vector<Stack> stacks, const Shape& shape);
   MinibatchedBatch(const MinibatchedBatch&) = delete;
 
-  // Reads the features, which nothing does afterwards.
-  Trouble sort(std::span<const Feature> features);
+  // Reads the features, which nothing does afterwards. Does nothing if run_tasks saw no use in it.
+  Trouble sort(std::span<const Feature> features, const RunTasks& run_tasks);
 
   // Whether a partition is beyond its limits.
   bool exceeds() const { return exceeds_; }

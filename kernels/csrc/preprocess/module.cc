@@ -1,5 +1,7 @@
 // The Python module kernels._preprocess. Private: kernels/preprocessing/native_engine.py calls it.
 #define EMBERAY_IMPORTS_NUMPY
+#include "kernels/csrc/preprocess/joining.h"
+
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 
@@ -15,85 +17,10 @@
 #include "kernels/csrc/preprocess/encode.h"
 #include "kernels/csrc/preprocess/keys.h"
 #include "kernels/csrc/preprocess/minibatch.h"
-#include "kernels/csrc/preprocess/python_arrays.h"
 #include "kernels/csrc/preprocess/thread_pool.h"
 
 namespace emberay {
 namespace {
-
-constexpr int64_t kMostEntries = 0x7fffffff;
-
-void require(bool condition, const char* what) {
-  if (!condition) throw std::invalid_argument(what);
-}
-
-int64_t number(nb::handle item) {
-  const long long value = PyLong_AsLongLong(item.ptr());
-  if (value == -1 && PyErr_Occurred()) throw nb::python_error();
-  return value;
-}
-
-// From (ids, offsets, gains, samples, vocabulary, first sample, row add, shift, combiner).
-Feature read_feature(nb::handle item, const Shape& shape) {
-  require(PyTuple_CheckExact(item.ptr()) && PyTuple_GET_SIZE(item.ptr()) == 9, "not a feature");
-  auto at = [&](int i) { return nb::handle(PyTuple_GET_ITEM(item.ptr(), i)); };
-  Feature feature;
-  const bool has_offsets = !at(1).is_none();
-  const Given ids = given_array(at(0), Kind::kInteger, has_offsets ? 1 : 2);
-  feature.ids = ids.data;
-  feature.wide_ids = ids.wide;
-  feature.num_ids = ids.size;
-  feature.valency = ids.columns;
-  feature.samples = number(at(3));
-  feature.vocabulary = number(at(4));
-  feature.first_sample = number(at(5));
-  feature.row_add = number(at(6));
-  feature.shift = number(at(7));
-  const int64_t combiner = number(at(8));
-  require(combiner >= 0 && combiner <= 2, "an unknown combiner");
-  feature.combiner = static_cast<Combiner>(combiner);
-  require(feature.samples >= 0 && feature.samples % shape.sources() == 0, "a wrong sample count");
-  if (has_offsets) {
-    const Given offsets = given_array(at(1), Kind::kInteger, 1);
-    require(offsets.size == feature.samples + 1, "a wrong number of offsets");
-    feature.offsets = offsets.data;
-    feature.wide_offsets = offsets.wide;
-  } else {
-    require(feature.samples * feature.valency == feature.num_ids, "a wrong number of samples");
-  }
-  if (!at(2).is_none()) {
-    const Given gains = given_array(at(2), Kind::kFloat32, has_offsets ? 1 : 2);
-    if (has_offsets) feature.num_ids = std::min(ids.size, gains.size);
-    require(gains.size >= feature.num_ids && gains.columns == ids.columns, "too few gains");
-    feature.gains = static_cast<const float*>(gains.data);
-  }
-  require(feature.vocabulary > 0 && feature.vocabulary <= kMostEntries * shape.sparsecores &&
-              feature.row_add >= 0 && feature.row_add <= kMostEntries &&
-              (feature.vocabulary - 1) / shape.sparsecores + feature.row_add < kMostEntries &&
-              feature.shift >= 0 && feature.shift < shape.sparsecores,
-          "rows beyond 2^31");
-  require(feature.first_sample >= 0 &&
-              feature.first_sample < kMostEntries - feature.samples / shape.sources(),
-          "samples beyond 2^31");
-  return feature;
-}
-
-// From (number of features, max ids, max unique ids, buffer).
-Stack read_stack(nb::handle item, int64_t num_features, int64_t first_feature) {
-  require(PyTuple_CheckExact(item.ptr()) && PyTuple_GET_SIZE(item.ptr()) == 4, "not a stack");
-  auto at = [&](int i) { return number(PyTuple_GET_ITEM(item.ptr(), i)); };
-  Stack stack;
-  stack.first_feature = first_feature;
-  stack.num_features = at(0);
-  stack.max_ids = at(1);
-  stack.max_unique_ids = at(2);
-  stack.buffer = at(3);
-  require(stack.num_features > 0 && stack.num_features <= num_features - first_feature,
-          "a wrong number of features");
-  require(stack.buffer >= 0 && stack.buffer <= kMostEntries && stack.buffer % kAlignment == 0,
-          "a wrong buffer size");
-  return stack;
-}
 
 size_t output_bytes(std::span<const Stack> stacks, const Shape& shape) {
   size_t bytes = 0;
@@ -131,47 +58,33 @@ nb::tuple arrays_of(const Stack& stack, const Shape& shape, Output& output) {
                         stack.exceeds);
 }
 
-struct Batch {
-  Shape shape;
-  std::vector<Feature> features;
-  std::vector<Stack> stacks;
-};
-
-Batch read_batch(nb::list feature_items, nb::list stack_items, int64_t local_devices,
-                 int64_t per_device, int64_t sparsecores) {
-  require(local_devices > 0 && per_device > 0 && sparsecores > 0 && sparsecores <= (1 << 24) &&
-              local_devices <= sparsecores && per_device <= sparsecores / local_devices,
-          "impossible numbers of devices and SparseCores");
-  Batch batch{{local_devices, per_device, sparsecores}, {}, {}};
-  batch.features.reserve(feature_items.size());
-  for (nb::handle item : feature_items) batch.features.push_back(read_feature(item, batch.shape));
-  batch.stacks.reserve(stack_items.size());
-  int64_t first = 0;
-  for (nb::handle item : stack_items) {
-    batch.stacks.push_back(read_stack(item, static_cast<int64_t>(batch.features.size()), first));
-    first += batch.stacks.back().num_features;
+// What is wrong with a batch: a set of the features that have odd rows, or (code, feature, sample);
+// nothing if all is well.
+nb::object wrong_of(const Batch& batch, const Trouble& found) {
+  if (!batch.odd.empty()) {
+    nb::set odd;
+    for (const int64_t feature : batch.odd) odd.add(nb::int_(feature));
+    return odd;
   }
-  return batch;
+  const Trouble& trouble = batch.is_wrong() ? batch.trouble : found;
+  if (trouble.code == Code::kNone) return {};
+  return nb::make_tuple(static_cast<int>(trouble.code), trouble.feature, trouble.sample);
 }
 
-nb::tuple trouble_of(const Trouble& trouble) {
-  return nb::make_tuple(static_cast<int>(trouble.code), trouble.feature, trouble.sample);
+RunTasks runner_of(Batch& batch) {
+  return [&](int64_t count, const Task& task) { return join_and_run(batch, count, task); };
 }
 
 nb::object encode_batch(nb::list feature_items, nb::list stack_items, int64_t local_devices,
                         int64_t per_device, int64_t sparsecores) {
   Batch batch = read_batch(feature_items, stack_items, local_devices, per_device, sparsecores);
-  auto& [shape, features, stacks] = batch;
-  Output output(output_bytes(stacks, shape));
-  for (Stack& stack : stacks) place(stack, shape, output);
-  Trouble trouble;
-  {
-    nb::gil_scoped_release released;
-    trouble = encode(features, stacks, shape);
-  }
-  if (trouble.code != Code::kNone) return trouble_of(trouble);
+  const Shape& shape = batch.shape;
+  Output output(output_bytes(batch.stacks, shape));
+  for (Stack& stack : batch.stacks) place(stack, shape, output);
+  const Trouble trouble = encode(batch.features, batch.stacks, shape, runner_of(batch));
+  if (nb::object wrong = wrong_of(batch, trouble); wrong.is_valid()) return wrong;
   nb::list result;
-  for (const Stack& stack : stacks) result.append(arrays_of(stack, shape, output));
+  for (const Stack& stack : batch.stacks) result.append(arrays_of(stack, shape, output));
   return result;
 }
 
@@ -182,10 +95,7 @@ class BatchInSteps {
   BatchInSteps(std::vector<Stack> stacks, const Shape& shape) : batch_(std::move(stacks), shape) {}
   BatchInSteps(const BatchInSteps&) = delete;
 
-  Trouble sort(std::span<const Feature> features) {
-    nb::gil_scoped_release released;
-    return batch_.sort(features);
-  }
+  Trouble sort(Batch& batch) { return batch_.sort(batch.features, runner_of(batch)); }
 
   bool exceeds() const { return batch_.exceeds(); }
 
@@ -242,9 +152,9 @@ nb::object sort_batch(nb::list feature_items, nb::list stack_items, int64_t loca
     require(stack.buffer <= kMostEntries / per_device, "a buffer beyond 2^31");
   }
   batch.shape.most_minibatches = kBuckets;
-  auto result = std::make_unique<BatchInSteps>(std::move(batch.stacks), batch.shape);
-  const Trouble trouble = result->sort(batch.features);
-  if (trouble.code != Code::kNone) return trouble_of(trouble);
+  auto result = std::make_unique<BatchInSteps>(batch.stacks, batch.shape);
+  const Trouble trouble = result->sort(batch);
+  if (nb::object wrong = wrong_of(batch, trouble); wrong.is_valid()) return wrong;
   return nb::cast(std::move(result));
 }
 
@@ -278,7 +188,6 @@ NB_MODULE(_preprocess, m) {
       .def_prop_ro("needs", &emberay::BatchInSteps::needs)
       .def("deal", &emberay::BatchInSteps::deal)
       .def("write", &emberay::BatchInSteps::write);
-  m.def("join_rows", &emberay::join_rows);
   m.def("offsets_of_samples", &emberay::offsets_of_samples);
   m.def("counters", &emberay::counters);
   m.def("set_threads", &emberay::ThreadPool::set_threads);

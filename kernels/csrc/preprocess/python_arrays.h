@@ -67,13 +67,6 @@ class Output {
   nb::object owner_;
 };
 
-// Joins sequences of rows: pairs of (rows, whether they are gains), rows being a list, tuple or
-// object array of one-dimensional int32 or int64 arrays; of gains, float32 or float64 arrays.
-// Returns for each (values, offsets); or (values of two dimensions, None) if all rows are as long and
-// not empty; or the number of the first row that is something else, or 0 if the sequence is, for
-// Python to deal with.
-nb::list join_rows(nb::list sequences);
-
 // Offsets, from the ascending samples of ids; or the position of the first that is smaller than the
 // one before or outside [0, samples).
 nb::object offsets_of_samples(nb::handle sample_of_id, int64_t samples);

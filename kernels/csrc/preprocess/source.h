@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <mutex>
+#include <optional>
 #include <span>
 
 #include "kernels/csrc/preprocess/arena.h"
@@ -128,10 +130,10 @@ struct Source {
   }
 };
 
+constexpr int64_t kIdsWorthAThread = 2048;
+
 // Calls task(i, scratch) for every i in [0, count), on all threads if so many ids are worth it.
-template <class Task>
-void run_tasks(int64_t count, int64_t ids, const Task& task) {
-  constexpr int64_t kIdsWorthAThread = 2048;
+inline void run_tasks(int64_t count, int64_t ids, const Task& task) {
   ThreadPool& pool = ThreadPool::get();
   if (ids >= kIdsWorthAThread) {
     pool.run(count, task);
@@ -151,12 +153,18 @@ inline int64_t ids_of(std::span<const Feature> features) {
   return ids;
 }
 
+// Calls task(i, scratch) for every i in [0, count); or for some, and returns false, if that has no
+// use. Task i is of stack i / (count / number of stacks), whose features have to be there by then.
+using RunTasks = std::function<bool(int64_t count, const Task& task)>;
+
 // Sorts what every SparseCore of this process asks of every stack, into the memory that
 // memory_for(task, bytes, scratch) gives, and calls consume(task, sorted), task being
-// stack * sources + SparseCore. Returns one trouble, if any.
+// stack * sources + SparseCore. Returns one trouble, if any; nothing if that had no use.
 template <class MemoryFor, class Consume>
-Trouble sort_sources(std::span<const Feature> features, std::span<const Stack> stacks,
-                     const Shape& shape, const MemoryFor& memory_for, const Consume& consume) {
+std::optional<Trouble> sort_sources(std::span<const Feature> features,
+                                    std::span<const Stack> stacks, const Shape& shape,
+                                    const RunTasks& run_tasks, const MemoryFor& memory_for,
+                                    const Consume& consume) {
   const int64_t sources = shape.sources();
   std::mutex guard;
   Trouble trouble;
@@ -169,7 +177,7 @@ Trouble sort_sources(std::span<const Feature> features, std::span<const Stack> s
       if (trouble.code == Code::kNone) trouble = source.trouble;
     }
   };
-  run_tasks(static_cast<int64_t>(stacks.size()) * sources, ids_of(features), run);
+  if (!run_tasks(static_cast<int64_t>(stacks.size()) * sources, run)) return {};
   return trouble;
 }
 

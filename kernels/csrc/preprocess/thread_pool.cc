@@ -17,15 +17,6 @@ std::atomic<int64_t> wanted_threads{1};
 // A pointer, as a child process replaces it: it could be locked by a thread that is not there.
 std::atomic<std::mutex*> creation{new std::mutex};
 
-// Waiting for less than it takes to sleep and be woken.
-void pause_briefly() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("isb");
-#endif
-}
-
 // After a fork, threads are gone and locks may be held for ever: begin anew.
 void forget_after_fork() {
   current.store(nullptr);
@@ -34,10 +25,17 @@ void forget_after_fork() {
 
 }  // namespace
 
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
 struct ThreadPool::Job {
-  const std::function<void(int64_t, Arena&)>& task;
+  const Task& task;
   int64_t count;
-  bool more_follows;
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> active{0};  // workers inside; changed under the pool's mutex
   std::condition_variable left;
@@ -68,14 +66,12 @@ ThreadPool::ThreadPool(int64_t threads) {
   }
 }
 
-void ThreadPool::run(int64_t count, const std::function<void(int64_t, Arena&)>& task,
-                     bool more_follows) {
-  Job job{task, count, more_follows, {}, {}, {}, {}};
+void ThreadPool::run(int64_t count, const Task& task) {
+  Job job{task, count, {}, {}, {}, {}};
   const bool shared = workers_ > 0 && count > 1;
   if (shared) {
     std::lock_guard<std::mutex> lock(mutex_);
     jobs_.push_back(&job);
-    has_jobs_ = true;
   }
   if (shared) {
     const int64_t helpers = std::min(workers_, count - 1);
@@ -104,19 +100,12 @@ void ThreadPool::worker() {
     lock.lock();
     // Nothing is left to begin; the caller may be waiting for this worker to leave.
     forget(job);
-    const bool more_follows = job.more_follows;
     if (--job.active == 0) job.left.notify_one();
-    if (more_follows) {
-      lock.unlock();
-      for (int i = 0; i < kPauses && !has_jobs_; ++i) pause_briefly();
-      lock.lock();
-    }
   }
 }
 
 void ThreadPool::forget(Job& job) {
   jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
-  has_jobs_ = !jobs_.empty();
 }
 
 void ThreadPool::work(Job& job) {

@@ -14,6 +14,11 @@
 
 namespace emberay {
 
+using Task = std::function<void(int64_t, Arena&)>;
+
+// Waits for less than it takes to sleep and be woken.
+void pause_briefly();
+
 class ThreadPool {
  public:
   // The process's pool. Never destroyed: its threads sleep until the process ends.
@@ -24,9 +29,8 @@ class ThreadPool {
 
   // Calls task(i, scratch) for every i in [0, count), the caller taking part, and returns when all
   // are done. Any number of threads may call this at once. The first exception of a task is thrown
-  // here, after all have ended. Where more follows at once, threads stay awake for a moment.
-  void run(int64_t count, const std::function<void(int64_t, Arena&)>& task,
-           bool more_follows = false);
+  // here, after all have ended.
+  void run(int64_t count, const Task& task);
 
   // Scratch memory of one's own, to be given back.
   std::unique_ptr<Arena> take_arena();
@@ -50,7 +54,6 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<Job*> jobs_;
-  std::atomic<bool> has_jobs_{false};  // as jobs_ says
   std::vector<Idle> arenas_;
 };
 

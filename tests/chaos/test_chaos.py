@@ -1,0 +1,110 @@
+"""A real run under random faults ends as an undisturbed one, and reads every row once an epoch.
+
+In this file's own size it takes about two minutes. For a long one:
+
+    EMBERAY_CHAOS_FAULTS=24 EMBERAY_CHAOS_HOSTS=3 EMBERAY_CHAOS_SEED=7 pytest tests/chaos
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.chaos.faults import strike, strikes
+from tests.system.conftest import RayHead, Run
+from workers.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.system
+
+FAULTS = int(os.environ.get("EMBERAY_CHAOS_FAULTS", "2"))
+HOSTS = int(os.environ.get("EMBERAY_CHAOS_HOSTS", "2"))
+SEED = int(os.environ.get("EMBERAY_CHAOS_SEED", "1"))
+BATCH = 480
+EPOCHS = 2 + FAULTS // 4
+
+
+def rows_by_step(folder: Path, hosts: int) -> dict[int, list[int]]:
+    """Row ids of every step's batch; a step that was done again must have had the same ones.
+
+    A line that its writer did not finish when it was killed is passed over: the step was lost, and
+    done again.
+    """
+    steps: dict[int, dict[int, list[int]]] = {}
+    for rank in range(hosts):
+        for line in (folder / "rows" / f"host-{rank}.jsonl").read_text().split("\n"):
+            begin = line.rfind('{"step"')
+            try:
+                record = json.loads(line[max(begin, 0) :])
+            except json.JSONDecodeError:
+                continue
+            known = steps.setdefault(record["step"], {}).setdefault(rank, record["rows"])
+            assert known == record["rows"], f"step {record['step']} on host {rank}"
+    for step, by_rank in steps.items():
+        assert sorted(by_rank) == list(range(hosts)), f"step {step}"
+    return {step: [row for rank in sorted(by) for row in by[rank]] for step, by in steps.items()}
+
+
+def test_a_run_under_random_faults(
+    small_flights: Path, ray_head: RayHead, start: Callable[..., Run]
+) -> None:
+    train = pq.ParquetFile(small_flights / "train" / "part-0.parquet").metadata.num_rows
+    an_epoch = -(-train // BATCH)
+    total = an_epoch * EPOCHS
+    arguments = (
+        f"data={small_flights}",
+        f"batch_size={BATCH}",
+        f"epochs={EPOCHS}",
+        f"hosts={HOSTS}",
+        "evaluation.every_epochs=0",
+        "lease_steps=4",
+        "checkpoints.every=8",
+        "record_rows=true",
+        "failures.pulse_deadline=6",
+        "failures.restart_delay=0.1",
+        f"failures.max_restarts={3 * FAULTS + 8}",
+        f"seed={SEED}",
+    )
+    calm = start(*arguments, name="calm", head=ray_head)
+    calm.finish(seconds=300)
+
+    run = start(*arguments, name="struck", head=ray_head)
+    launch = 0
+    for fault in strikes(SEED, FAULTS, HOSTS, total):
+        launch = strike(run, fault, launch, HOSTS) + 1
+    summary = run.finish(seconds=300)
+    assert summary["status"] == "finished"
+    assert summary["restarts"] >= FAULTS
+
+    ours = read_checkpoint(run.folder / "checkpoints", total)
+    theirs = read_checkpoint(calm.folder / "checkpoints", total)
+    assert ours.keys() == theirs.keys()
+    assert sum(array.size for array in ours.values()) > 100_000
+    for name, array in ours.items():
+        assert np.array_equal(array, theirs[name]), name
+    assert run.losses() == calm.losses()
+    assert sorted(run.losses()) == list(range(total))
+
+    consumed = rows_by_step(run.folder, HOSTS)
+    assert sorted(consumed) == list(range(total))
+    for epoch in range(EPOCHS):
+        steps = range(epoch * an_epoch, (epoch + 1) * an_epoch)
+        rows = [row for step in steps for row in consumed[step] if row >= 0]
+        assert np.bincount(rows, minlength=train).tolist() == [1] * train
+    assert consumed == rows_by_step(calm.folder, HOSTS)
+
+
+def test_faults_are_the_same_for_the_same_seed() -> None:
+    assert strikes(3, 20, 4, 1000) == strikes(3, 20, 4, 1000)
+    assert strikes(3, 20, 4, 1000) != strikes(4, 20, 4, 1000)
+    drawn = strikes(3, 200, 4, 1000)
+    assert {fault.moment for fault in drawn} == {"starting", "restoring", "compiling", "training"}
+    assert {fault.number for fault in drawn} == {signal.SIGKILL, signal.SIGSTOP}
+    assert {len(fault.ranks) for fault in drawn} == {1, 2}
+    assert {rank for fault in drawn for rank in fault.ranks} == {0, 1, 2, 3}

@@ -1,0 +1,163 @@
+"""Checksums of a checkpoint's files, so that damage is found before anything is restored from it.
+
+    checksums.json   {"algorithm": "crc32", "files": {"tables/d/1f…": [bytes, crc32], …},
+                      "crc32": that of the files' entry itself}
+
+CRC-32 is that of ISO 3309 (``zlib.crc32``): it finds every change of up to 32 bits in a row, and
+misses one in 2^32 of all others. It guards against broken disks and half-written files, not against
+people.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from workers.errors import CheckpointError
+
+__all__ = ["CHECKSUMS", "looks_whole", "verify_files", "write_checksums"]
+
+CHECKSUMS = "checksums.json"
+"""Name of the file with the checksums of all others in its folder."""
+
+BLOCK_BYTES = 4 << 20
+"""Bytes read at once by each thread."""
+
+
+def write_checksums(folder: Path) -> None:
+    """Write down the size and checksum of every file in a folder and below it.
+
+    Reads every file once, on as many threads as there are processors (8 at most). The file appears
+    whole or not at all.
+    """
+    names = sorted(_names(folder))
+    with ThreadPoolExecutor(_threads()) as pool:
+        sums = list(pool.map(lambda name: _size_and_sum(folder / name), names))
+    files = dict(zip(names, sums, strict=True))
+    content = {"algorithm": "crc32", "files": files, "crc32": _sum_of_entry(files)}
+    draft = folder / f".{CHECKSUMS}.new"
+    with draft.open("w", encoding="utf-8") as out:
+        json.dump(content, out, indent=0)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(folder / CHECKSUMS)
+
+
+def verify_files(folder: Path, share: int = 0, shares: int = 1) -> bool:
+    """Compare files with their checksums; several hosts may take a share of the files each.
+
+    Args:
+        folder: A folder with ``checksums.json``.
+        share: Which share of the files to read, from 0. All files' sizes are looked at in any case.
+        shares: Number of shares, of about equal bytes.
+
+    Returns:
+        False if the folder has no checksums, as it was written without them; nothing was compared.
+
+    Raises:
+        CheckpointError: A file is missing, or has another size or content than was written; it is
+            named. Likewise if the checksums themselves are damaged.
+    """
+    files = _read_checksums(folder)
+    if files is None:
+        return False
+    for name, (size, _) in files.items():
+        _check_size(folder, name, size)
+    own = _share(files, share, shares)
+    with ThreadPoolExecutor(_threads()) as pool:
+        found = pool.map(lambda name: _size_and_sum(folder / name)[1], own)
+        for name, checksum in zip(own, found, strict=True):
+            if checksum != files[name][1]:
+                raise CheckpointError(
+                    f"{_where(folder)}: the content of '{name}' has changed since it was "
+                    f"written (CRC-32 is {checksum:08x}, was {files[name][1]:08x}); use another "
+                    "checkpoint, or bring the file back from a copy"
+                )
+    return True
+
+
+def looks_whole(folder: Path) -> bool:
+    """Whether a checkpoint has checksums, and all its files with the right sizes; reads no more."""
+    try:
+        files = _read_checksums(folder)
+        for name, (size, _) in (files or {}).items():
+            _check_size(folder, name, size)
+    except CheckpointError:
+        return False
+    return files is not None
+
+
+def _names(folder: Path) -> Iterator[str]:
+    for file in folder.rglob("*"):
+        if file.is_file() and file.name != CHECKSUMS:
+            yield file.relative_to(folder).as_posix()
+
+
+def _where(folder: Path) -> str:
+    return f"checkpoint {folder.name} in '{folder.parent}'"
+
+
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+def _size_and_sum(file: Path) -> tuple[int, int]:
+    size, checksum = 0, 0
+    block = memoryview(bytearray(BLOCK_BYTES))
+    with file.open("rb", buffering=0) as source:
+        while count := source.readinto(block):
+            checksum = zlib.crc32(block[:count], checksum)
+            size += count
+    return size, checksum
+
+
+def _sum_of_entry(files: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(files, sort_keys=True).encode())
+
+
+def _read_checksums(folder: Path) -> dict[str, tuple[int, int]] | None:
+    try:
+        content = json.loads((folder / CHECKSUMS).read_bytes())
+        files = content["files"]
+        if content["crc32"] == _sum_of_entry(files):
+            return {name: (size, checksum) for name, (size, checksum) in files.items()}
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise CheckpointError(
+        f"{_where(folder)}: '{CHECKSUMS}' is damaged; use another checkpoint, or remove that "
+        "file to restore this one without checking it"
+    )
+
+
+def _check_size(folder: Path, name: str, size: int) -> None:
+    try:
+        found = (folder / name).stat().st_size
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{_where(folder)}: '{name}' is missing; use another checkpoint, or bring the "
+            "file back from a copy"
+        ) from None
+    if found != size:
+        raise CheckpointError(
+            f"{_where(folder)}: '{name}' has {found} bytes, but {size} were written; use "
+            "another checkpoint, or bring the file back from a copy"
+        )
+
+
+def _share(files: Mapping[str, tuple[int, int]], share: int, shares: int) -> list[str]:
+    """One share of the files: the largest first, each to whom has least so far."""
+    loads = [0] * shares
+    own = []
+    for name in sorted(files, key=lambda name: (-files[name][0], name)):
+        taker = loads.index(min(loads))
+        loads[taker] += files[name][0] + 1
+        if taker == share:
+            own.append(name)
+    return own

@@ -1,0 +1,70 @@
+"""Where rows come from: files, or the synthetic click log.
+
+The same functions as in ``workers.data.dataset``, for every kind of ``data``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from workers.data import dataset, synthetic
+from workers.data.click_truth import BestPossible
+from workers.data.dataset import Dataset, RowGroup
+from workers.data.examples import Examples, Schema
+from workers.data.quarantine import Quarantine
+
+__all__ = ["best_of", "check_dataset", "has_split", "open_dataset", "read_row_group"]
+
+
+def open_dataset(path: str | Path, split: str, columns: Collection[str] | None = None) -> Dataset:
+    """The row groups of a split: see ``workers.data.dataset.open_dataset``."""
+    if synthetic.is_synthetic(path):
+        return synthetic.open_synthetic(str(path), split)
+    return dataset.open_dataset(path, split, columns)
+
+
+def has_split(path: str | Path, split: str) -> bool:
+    """Whether the data has a split."""
+    if synthetic.is_synthetic(path):
+        return synthetic.ClickLog.parse(str(path)).rows_of(split) > 0
+    return dataset.has_split(path, split)
+
+
+def check_dataset(data: Dataset, schema: Schema, *, values: bool = True) -> None:
+    """Check columns and types, and values as far as they are known before reading.
+
+    Args:
+        data: The data.
+        schema: How columns become examples.
+        values: Whether bad values in files are refused already.
+
+    Raises:
+        DataError: Naming what does not fit.
+    """
+    if synthetic.is_synthetic(data.path):
+        return synthetic.check_synthetic(data, schema)
+    return dataset.check_dataset(data, schema, values=values)
+
+
+def read_row_group(
+    group: RowGroup, schema: Schema, quarantine: Quarantine | None = None
+) -> Examples:
+    """Read, or make, one row group and transform it.
+
+    Args:
+        group: Where the rows are.
+        schema: How columns become examples.
+        quarantine: Takes bad rows of files, which then have weight 0; None refuses them.
+
+    Raises:
+        DataError: It cannot be read, or a value cannot be used.
+    """
+    if synthetic.is_synthetic(group.file):
+        return synthetic.read_synthetic(group, schema)
+    return dataset.read_row_group(group, schema, quarantine)
+
+
+def best_of(path: str | Path) -> BestPossible | None:
+    """The best figures any model can reach on this data; None where no truth is known."""
+    return synthetic.best_of(str(path)) if synthetic.is_synthetic(path) else None
