@@ -22,7 +22,8 @@ SUPPRESSIONS = ROOT / "tools" / "thread_sanitizer.txt"
 OPTIONS = {
     # Python's own allocations are not all freed at exit.
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
-    "TSAN_OPTIONS": f"halt_on_error=1:report_mutex_bugs=0:detect_deadlocks=0:suppressions={SUPPRESSIONS}",
+    "TSAN_OPTIONS": "halt_on_error=1:report_mutex_bugs=0:detect_deadlocks=0:"
+    f"suppressions={SUPPRESSIONS}",
 }
 DEFAULT_TESTS = ["-q", "-p", "no:cacheprovider", "tests/kernels/test_native_engine.py"]
 FUZZ_EXAMPLES = "2000"
