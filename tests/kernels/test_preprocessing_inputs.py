@@ -258,7 +258,7 @@ def test_ids_may_be_a_tuple_where_the_specs_are_a_list():
 
 
 def test_odd_rows_beside_plain_ragged_ones():
-    """Features whose rows are lists, or of several types, stand among such as are joined at once."""
+    """Features whose rows are lists, or of several types, stand among such as do not."""
     rng = np.random.default_rng(7)
     specs = {name: feature(name, table(name, 40), 8, 6) for name in "abcde"}
     engine = Engine(specs, 2, 2)
