@@ -36,7 +36,7 @@ def submit(head: RayHead, folder: Path, *arguments: str) -> subprocess.Completed
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
     train = ["python", "-m", "orchestrator", "train", *arguments]
     submitted = [*command, "--address", head.dashboard, "--working-dir", str(folder), "--", *train]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while True:
         done = subprocess.run(
             submitted,
