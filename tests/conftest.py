@@ -1,9 +1,13 @@
-"""What all tests share: eight CPU devices, set up before JAX starts its backend."""
+"""What all tests share: eight CPU devices, set up before JAX starts its backend; real runs."""
 
 from __future__ import annotations
 
 import hypothesis
 import jax
+
+from tests.runs import ray_head, small_flights, start
+
+__all__ = ["ray_head", "small_flights", "start"]
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.system.conftest import Run
+from tests.runs import Run
 
 __all__ = ["Strike", "strike", "strikes"]
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.chaos.faults import strike, strikes
-from tests.system.conftest import RayHead, Run
+from tests.runs import RayHead, Run
 from workers.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.system

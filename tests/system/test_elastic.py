@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.system.conftest import ROOT, RayHead
+from tests.runs import ROOT, RayHead
 from tests.system.test_recovery import ARGUMENTS, STEPS, undisturbed
 from workers.checkpoint import read_checkpoint
 

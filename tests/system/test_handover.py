@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import RayHead, Run
+from tests.runs import RayHead, Run
 from tests.system.test_recovery import STEPS, assert_same_end, pid_of, undisturbed
 
 __all__ = ["undisturbed"]

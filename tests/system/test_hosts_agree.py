@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import RayHead, Run
+from tests.runs import RayHead, Run
 
 pytestmark = pytest.mark.system
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import ROOT, RayHead
+from tests.runs import ROOT, RayHead
 
 pytestmark = pytest.mark.system
 
@@ -36,7 +36,7 @@ def submit(head: RayHead, folder: Path, *arguments: str) -> subprocess.Completed
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
     train = ["python", "-m", "orchestrator", "train", *arguments]
     submitted = [*command, "--address", head.dashboard, "--working-dir", str(folder), "--", *train]
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 60
     while True:
         done = subprocess.run(
             submitted,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from tests.system.conftest import Run
+from tests.runs import Run
 
 pytestmark = pytest.mark.system
 

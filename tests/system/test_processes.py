@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.kernels import test_engine
-from tests.system.conftest import ROOT
+from tests.runs import ROOT
 from tests.system.mesh_process import DEVICES, PROCESSES, SEED, STEPS, flat
 from workers.mesh import free_address
 

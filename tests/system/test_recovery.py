@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.system.conftest import RayHead, Run
+from tests.runs import RayHead, Run
 from workers.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.system

@@ -25,7 +25,7 @@ import pytest
 
 from workers.data.flights import prepare_flights
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass
@@ -97,7 +97,7 @@ class RayHead:
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[RayHead]:
     """One cluster for many runs: they connect instead of each starting their own."""
-    port, dashboard = free_ports(2)
+    port, dashboard, agent = free_ports(3)
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -105,6 +105,8 @@ def ray_head() -> Iterator[RayHead]:
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"),
+        # Which takes jobs. On Ray's usual port it might not be alone, and then it gives up.
+        f"--dashboard-agent-listen-port={agent}",
         *(f"--temp-dir={folder}", "--disable-usage-stats", "--object-store-memory=200000000"),
     ]
     head = subprocess.Popen(
