@@ -11,8 +11,8 @@ the worst of the processes:
 - write: seconds from the call until the checkpoint is committed, checksums included.
 - memory: most resident memory over the save beyond that before the first, over this process's share
   of the state.
-- checksums: seconds to compute them over the committed files, which is part of ``write``; and to
-  verify them, before a restore.
+- checksums: seconds to compute them over the committed files, each process over those it has
+  written, which is part of ``write``; and to verify them, before a restore.
 
 Random tables: they compress by a tenth only, as trained ones do.
 """
@@ -20,6 +20,7 @@ Random tables: they compress by a tenth only, as trained ones do.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -48,7 +49,7 @@ COLUMNS = {
 
 def main() -> None:
     """Start the processes, and print a line for every save."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--gibibytes", type=float, default=1.0, help="of tables and slots, in all")
     parser.add_argument("--saves", type=int, default=4)
@@ -111,7 +112,7 @@ def saves(arguments: argparse.Namespace) -> list[dict[str, float]]:
         initialize_tables,
     )
     from workers.checkpoint import About, Checkpoints
-    from workers.checksums import CHECKSUMS, verify_files, write_checksums
+    from workers.checksums import verify_files, write_part
     from workers.mesh import everywhere, join_process_group, make_mesh
     from workers.training import TrainState
 
@@ -173,11 +174,12 @@ def saves(arguments: argparse.Namespace) -> list[dict[str, float]]:
         checkpoints.wait()
         write = time.perf_counter() - start
         seen = {"stall": stall, "write": write, "memory": (memory("VmHWM") - before) / share}
+        folder, share_of = arguments.folder / str(number), (arguments.rank, arguments.processes)
+        for name, run in (("checksums", write_part), ("verify", verify_files)):
+            multihost_utils.sync_global_devices(f"{name} {number}")
+            seen[name] = seconds_of(functools.partial(run, folder, *share_of))
+        multihost_utils.sync_global_devices(f"remove {number}")
         if arguments.rank == 0:
-            folder = arguments.folder / str(number)
-            (folder / CHECKSUMS).unlink()
-            seen["checksums"] = seconds_of(lambda folder=folder: write_checksums(folder))
-            seen["verify"] = seconds_of(lambda folder=folder: verify_files(folder))
             shutil.rmtree(folder)
         figures.append(seen)
     checkpoints.close()

@@ -124,13 +124,6 @@ class Run:
             gains = [g / g.sum(axis=1, keepdims=True) for g in gains]
         return ids, gains
 
-    def bytes_moved(self) -> tuple[float, float]:
-        """Bytes that forward and update cannot do without: each row once, and the samples."""
-        rows = sum(len(np.unique(ids)) for ids in self.ids.values())
-        samples = len(self.ids) * self.workload.batch
-        row = 4 * self.workload.width
-        return row * (rows + samples), row * (4 * rows + samples)
-
 
 def _sparse_adagrad(
     variables: kernels.EmbeddingVariables, ids: jax.Array, gains: jax.Array, gradients: jax.Array
@@ -152,6 +145,15 @@ def _sparse_adagrad(
         variables.table.at[unique].add(change, **options),
         (accumulator.at[unique].set(new, **options),),
     )
+
+
+def bytes_moved(workload: Workload) -> tuple[float, float]:
+    """Bytes that forward and update cannot do without: each row once, and the samples."""
+    ids, _ = workload.dense
+    rows = sum(len(np.unique(some)) for some in ids.values())
+    samples = len(ids) * workload.batch
+    row = 4 * workload.width
+    return row * (rows + samples), row * (4 * rows + samples)
 
 
 def memory_bandwidth() -> float:

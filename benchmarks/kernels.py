@@ -11,7 +11,9 @@ Prints markdown. Torch and FBGEMM run in an environment of their own, which has 
 (take a CPU build of torch). Without it, these two are left out. Everyone has the same ids and
 gains; rivals start from ids, ours from the buffers that preprocessing made of them, so the time of
 preprocessing one batch stands beside, and an update is given with it, as sorting is part of it.
-Every rival runs several times, in turns; the least time counts.
+Ours and one rival at a time hold their tables and run in turns, some runs each; the least time
+counts, and the least CPU time of all threads. Plain XLA runs in our process, on our tables. Ours
+moves its tables into huge pages; with ``--huge-pages`` torch and FBGEMM get the same.
 """
 
 from __future__ import annotations
@@ -20,83 +22,93 @@ import argparse
 import dataclasses
 import json
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.kernel_workloads import RATE, Run, memory_bandwidth
+from benchmarks.kernel_workloads import RATE, Run, bytes_moved, memory_bandwidth
 from benchmarks.preprocess_workloads import WORKLOADS, Workload
-from benchmarks.rivals import TORCH_PYTHON, run_ours, run_torch, torch_python
-from benchmarks.timing import markdown_table, measure
+from benchmarks.rivals import TORCH_PYTHON, Rival, run_ours, torch_python
+from benchmarks.timing import Timing, markdown_table
+from benchmarks.turns import serve
 
-RIVALS = ("torch", "fbgemm")
 TITLES = {"xla": "plain XLA", "torch": "torch EmbeddingBag", "fbgemm": "FBGEMM"}
-HEADER = ["workload", "rival", "forward ms", "ours", "ratio", "update ms", "ours", "with sorting"]
-HEADER += ["ratio", "ratio with sorting"]
+PARTS = ("forward", "update", "update with sorting")
+HEADER = ["workload", "rival", "", "wall ms", "ours", "ratio", "CPU ms", "ours", "ratio"]
 
 
-def measure_here(workload: Workload, rounds: int) -> dict[str, float]:
-    """Seconds of ours and of plain XLA, in turns on the same tables."""
+def answer(workload: Workload) -> None:
+    """Run ours and plain XLA when told to."""
     run = Run(workload)
-    times = measure(
-        {
-            "forward": run.forward(),
-            "xla forward": run.xla_forward(),
-            "update": run.update(),
-            "xla update": run.xla_update(),
-            "sorting": run.encode,
-        },
-        rounds=rounds,
+    update, xla_update = run.update(), run.xla_update()
+
+    def with_sorting() -> None:
+        run.encode()
+        update()
+
+    measurements = {
+        "forward": run.forward(),
+        "update": update,
+        "update with sorting": with_sorting,
+        "xla forward": run.xla_forward(),
+        "xla update": xla_update,
+    }
+    serve(
+        {name: (lambda: None, lambda _, call=call: call()) for name, call in measurements.items()}
     )
-    moved = dict(zip(("forward bytes", "update bytes"), run.bytes_moved(), strict=True))
-    seconds = {name: timing.wall for name, timing in times.items()}
-    return seconds | moved | {"bandwidth": memory_bandwidth()}
 
 
-def compare(number: int, turns: int, rounds: int, tables: int | None) -> list[list[Any]]:
-    """One row for each rival, and a line on memory."""
+def compare(number: int, rounds: int, tables: int | None, huge_pages: bool) -> list[list[Any]]:
+    """Rows for each rival, and a line on memory."""
     workload = chosen(number, tables)
-    found: dict[str, dict[str, float]] = {}
+    words = (str(number), str(workload.tables))
+    rows, least = [], {}
     with tempfile.TemporaryDirectory() as folder:
         arrays, settings = Path(folder) / "arrays.npz", Path(folder) / "settings.json"
-        write_inputs(workload, arrays, settings, rounds)
-        for _ in range(turns):
-            words = (str(number), str(rounds), str(workload.tables))
-            keep_least(found, "ours", run_ours("benchmarks.kernels", "--worker", *words))
-            for rival in RIVALS if torch_python() else ():
-                keep_least(found, rival, run_torch(rival, arrays, settings))
-    ours = found["ours"]
-    found["xla"] = {"forward": ours["xla forward"], "update": ours["xla update"]}
-    rows = []
-    for rival in ("xla", *RIVALS):
-        if rival not in found:
-            continue
-        ahead, back = found[rival]["forward"], found[rival]["update"]
-        whole = ours["update"] + ours["sorting"]
-        rows.append(
-            [
-                workload.name,
-                TITLES[rival],
-                1e3 * ahead,
-                1e3 * ours["forward"],
-                ahead / ours["forward"],
-                1e3 * back,
-                1e3 * ours["update"],
-                1e3 * whole,
-                back / ours["update"],
-                back / whole,
-            ]
-        )
+        write_inputs(workload, arrays, settings, huge_pages)
+        for kind in TITLES if torch_python() else ("xla",):
+            with ExitStack() as stack:
+                ours = stack.enter_context(Rival("benchmarks.kernels", "--worker", *words))
+                given = (kind, str(arrays), str(settings))
+                theirs = (
+                    ours if kind == "xla" else stack.enter_context(Rival("torch_rivals.py", *given))
+                )
+                prefix = "xla " if kind == "xla" else ""
+                turns = [(ours, part) for part in PARTS]
+                turns += [(theirs, f"{prefix}{part}") for part in PARTS[:2]]
+                *mine, ahead, back = measure(turns, rounds)
+            least = dict(zip(PARTS, mine, strict=True))
+            for part, other in zip(PARTS, (ahead, back, back), strict=True):
+                us = least[part]
+                wall = [1e3 * other.wall, 1e3 * us.wall, other.wall / us.wall]
+                cpu = [1e3 * other.cpu, 1e3 * us.cpu, other.cpu / us.cpu]
+                rows.append([workload.name, TITLES[kind], part, *wall, *cpu])
+    describe(workload, least, run_ours("benchmarks.kernels", "--sizes", *words))
+    return rows
+
+
+def measure(turns: list[tuple[Rival, str]], rounds: int) -> list[Timing]:
+    """The least times of every measurement, one after another in every round."""
+    for rival, name in turns:
+        rival.measure(name)
+    found = [[rival.measure(name) for rival, name in turns] for _ in range(rounds)]
+    return [
+        Timing(min(timing.wall for timing in column), min(timing.cpu for timing in column))
+        for column in zip(*found, strict=True)
+    ]
+
+
+def describe(workload: Workload, least: dict[str, Timing], sizes: dict[str, float]) -> None:
+    """Print the share of the memory's bandwidth."""
     forward_share, update_share = (
-        ours[f"{part} bytes"] / ours[part] / ours["bandwidth"] for part in ("forward", "update")
+        sizes[part] / least[part].wall / sizes["bandwidth"] for part in PARTS[:2]
     )
     print(
-        f"{workload.name}: preprocessing a batch {1e3 * ours['sorting']:.3g} ms; memory moves "
-        f"{ours['bandwidth'] / 1e9:.3g} GB/s in a copy, of which forward uses "
-        f"{forward_share:.0%} and update {update_share:.0%}\n"
+        f"{workload.name}: memory moves {sizes['bandwidth'] / 1e9:.3g} GB/s in a copy, of which "
+        f"forward uses {forward_share:.0%} and update {update_share:.0%}\n"
     )
-    return rows
 
 
 def chosen(number: int, tables: int | None) -> Workload:
@@ -104,7 +116,7 @@ def chosen(number: int, tables: int | None) -> Workload:
     return dataclasses.replace(workload, tables=tables or workload.tables)
 
 
-def write_inputs(workload: Workload, arrays: Path, settings: Path, rounds: int) -> None:
+def write_inputs(workload: Workload, arrays: Path, settings: Path, huge_pages: bool) -> None:
     """Ids and final gains for the rivals in torch."""
     ids, gains = workload.dense
     content = {}
@@ -116,34 +128,31 @@ def write_inputs(workload: Workload, arrays: Path, settings: Path, rounds: int) 
     np.savez(arrays, **content)
     fields = ("tables", "rows", "width", "valency", "batch")
     known = {field: getattr(workload, field) for field in fields}
-    settings.write_text(json.dumps(known | {"rate": RATE, "rounds": rounds}))
-
-
-def keep_least(found: dict[str, dict[str, float]], name: str, new: dict[str, float]) -> None:
-    """The least seconds so far; of the bandwidth, the most."""
-    known = found.setdefault(name, dict(new))
-    for key, value in new.items():
-        better = max if key == "bandwidth" else min
-        known[key] = better(known[key], value)
+    settings.write_text(json.dumps(known | {"rate": RATE, "huge_pages": huge_pages}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=3, help="processes of every rival")
-    parser.add_argument("--rounds", type=int, default=10, help="measurements in a process")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of everyone")
     parser.add_argument("--tables", type=int, help="tables of a workload, to need less memory")
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--huge-pages", action="store_true", help="for the rivals' tables too")
+    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--sizes", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        number, rounds, tables = map(int, options.worker)
-        print(json.dumps(measure_here(chosen(number, tables), rounds)))
+        answer(chosen(*options.worker))
+        return
+    if options.sizes:
+        forward, update = bytes_moved(chosen(*options.sizes))
+        found = {"forward": forward, "update": update, "bandwidth": memory_bandwidth()}
+        print(json.dumps(found))
         return
     if torch_python() is None:
         print(f"torch and FBGEMM are missing: {TORCH_PYTHON} names no Python that has them\n")
     rows = [
         row
         for number in range(len(WORKLOADS))
-        for row in compare(number, options.turns, options.rounds, options.tables)
+        for row in compare(number, options.rounds, options.tables, options.huge_pages)
     ]
     print(markdown_table(HEADER, rows))
 

@@ -1,11 +1,13 @@
 """How long a run stands still when a host is killed, with and without spare processes.
 
-    python -m benchmarks.recovery --kills 3
+    python -m benchmarks.recovery --rounds 2 --kills 2
 
-Starts the flights program on hosts of this machine with an empty cache of compiled programs: the
-time from the launch to the end of the first lease is that of a cold start. Then, again and again,
-one host is killed with SIGKILL, and the time until the end of the next lease is taken. This is done
-once with as many spares as hosts, once without; both with the cache that the cold start has filled.
+Each run trains the flights program on hosts of this machine, and begins cold: no spares, and an
+empty cache of compiled programs. *Cold* is the time from the launch of the host processes, with Ray
+up already, to the end of the first step: processes start and import, join a mesh, survey the data,
+initialise, compile, train. Then, again and again, one host is killed with SIGKILL; the time until
+the end of the next step is taken, detection included. Runs with as many spares as hosts and runs
+without take turns, and the least of each is shown: what else the machine does only adds to it.
 The goal: with spares at most 0.35 of a cold start.
 """
 
@@ -15,7 +17,6 @@ import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,8 +27,7 @@ from typing import Any
 from benchmarks.timing import markdown_table
 from workers.data.flights import prepare_flights
 
-LEASE_STEPS = 5
-LONGEST_WAIT = 240.0
+LONGEST_WAIT = 900.0
 PARTS = ("detect", "pause", "start", "join", "plan", "restore", "compile", "first_step")
 
 
@@ -39,9 +39,10 @@ class Training:
         command = [
             *(sys.executable, "-m", "orchestrator", "train", "--run-dir", str(folder)),
             *(f"data={data}", f"hosts={hosts}", f"cluster.spares={spares}", "epochs=1000"),
-            *(f"lease_steps={LEASE_STEPS}", "checkpoints.every=50", "evaluation.every_epochs=0"),
+            *("lease_steps=1", "checkpoints.every=50", "evaluation.every_epochs=0"),
         ]
         environment = {**os.environ, "EMBERAY_CACHE": str(cache)}
+        self.detected = 0.0
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ class Training:
         raise TimeoutError(f"no lease of launch {launch} within {LONGEST_WAIT} s")
 
     def kill_a_host(self) -> float:
-        """Kill the newest launch's last host; seconds until its death was acted on."""
+        """Kill the newest launch's last host; seconds until the end of the next step."""
         before = len(self.events("recovering"))
         pid = self.events("host_started")[-1]["pid"]
         killed = time.time()
@@ -77,7 +78,7 @@ class Training:
     def end(self) -> dict[str, Any]:
         """Stop it, and read its summary."""
         self.process.terminate()
-        self.process.wait(90)
+        self.process.wait(LONGEST_WAIT)
         summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
         return summary
 
@@ -86,32 +87,42 @@ def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--hosts", type=int, default=2)
-    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2, help="runs with and without spares")
+    parser.add_argument("--kills", type=int, default=2, help="in each run")
     parser.add_argument("--settle", type=float, default=20.0, help="seconds before each kill")
     options = parser.parse_args()
     data = prepare_flights()
-    rows: list[list[Any]] = []
-    with tempfile.TemporaryDirectory(prefix="recovery-") as place:
-        cold = None
-        for spares in (options.hosts, 0):
-            folder = Path(place) / f"spares-{spares}"
-            run = Training(folder, data, options.hosts, spares, Path(place) / "cache")
-            first = run.lease_of(0)
-            if cold is None:
-                cold = first - run.events("launching")[0]["time"]
-                rows.append(["cold start", cold, 1.0, *[""] * len(PARTS)])
-            taken, detected = [], []
-            for _ in range(options.kills):
-                time.sleep(options.settle)
-                taken.append(run.kill_a_host())
-                detected.append(run.detected)
-            parts = run.end()["recoveries"]
-            means = {part: statistics.median(one[part] for one in parts) for part in PARTS}
-            means["detect"] = statistics.median(detected)
-            least = statistics.median(taken)
-            name = f"killed, {spares} spares"
-            rows.append([name, least, least / cold, *[means[part] for part in PARTS]])
+    colds: list[float] = []
+    kills: dict[int, list[dict[str, float]]] = {options.hosts: [], 0: []}
+    for _ in range(options.rounds):
+        for spares, found in kills.items():
+            with tempfile.TemporaryDirectory(prefix="recovery-") as place:
+                cold, taken = measure(Path(place), data, options, spares)
+            colds.append(cold)
+            found.extend(taken)
+    cold = min(colds)
+    rows: list[list[Any]] = [["cold start", cold, 1.0, *[""] * len(PARTS)]]
+    for spares, found in kills.items():
+        best = min(found, key=lambda one: one["seconds"])
+        parts = [best[part] for part in PARTS]
+        name = f"killed, {spares} spares"
+        rows.append([name, best["seconds"], best["seconds"] / cold, *parts])
     print(markdown_table(["", "seconds", "of cold", *PARTS], rows))
+
+
+def measure(
+    place: Path, data: Path, options: argparse.Namespace, spares: int
+) -> tuple[float, list[dict[str, float]]]:
+    """Seconds of one run's cold start, and of each of its recoveries, whole and by part."""
+    run = Training(place / "run", data, options.hosts, spares, place / "cache")
+    cold = run.lease_of(0) - run.events("launching")[0]["time"]
+    taken = []
+    for _ in range(options.kills):
+        time.sleep(options.settle)
+        seconds = run.kill_a_host()
+        taken.append({"seconds": seconds, "detect": run.detected})
+    parts = run.end()["recoveries"]
+    return cold, [part | one for part, one in zip(parts, taken, strict=True)]
 
 
 if __name__ == "__main__":

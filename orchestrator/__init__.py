@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.driver import Driver
     from orchestrator.errors import (
         ClusterError,
+        CompilerError,
         ConfigError,
         HostError,
         RunFailed,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterError",
+    "CompilerError",
     "ConfigError",
     "Driver",
     "HostError",
@@ -45,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "ClusterError": "orchestrator.errors",
+    "CompilerError": "orchestrator.errors",
     "ConfigError": "orchestrator.errors",
     "Driver": "orchestrator.driver",
     "HostError": "orchestrator.errors",

@@ -1,6 +1,7 @@
 """The command line: ``python -m orchestrator train [config.yaml] [key=value …]``, ``… data …``.
 
-Exit codes: 0 the run is finished; 1 it failed; 2 the input cannot be used; 130 it was interrupted.
+Exit codes: 0 the run is finished; 1 it failed, or what was to be compiled does not fit; 2 the input
+cannot be used; 130 it was interrupted.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 
 from kernels.errors import EmberayError
+from orchestrator.command_groups import commands_below
+from orchestrator.compile_command import add_compile_command, run_compile_command
 from orchestrator.config_help import options_table
 from orchestrator.config_loading import load_config
 from orchestrator.data_commands import add_data_commands
 from orchestrator.errors import BAD_INPUT, ConfigError
+from orchestrator.table_commands import add_table_commands
 
 __all__ = ["main"]
 
@@ -32,18 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser, train = _parsers()
+    parser, train, compiling = _parsers()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
         parser.print_help()
         return _FINISHED
     try:
-        if words[0] != "train":
-            options = parser.parse_args(words)
-            options.run(options)
-            return _FINISHED
         # Settings and flags may come in any order, which argparse takes from one parser alone.
-        return _train(train.parse_intermixed_args(words[1:]))
+        match words[0]:
+            case "train":
+                return _train(train.parse_intermixed_args(words[1:]))
+            case "compile":
+                fits = run_compile_command(compiling.parse_intermixed_args(words[1:]))
+                return _FINISHED if fits else _FAILED
+        options = parser.parse_args(words)
+        options.run(options)
+        return _FINISHED
     except BAD_INPUT as error:
         return _say_error(error, _BAD_INPUT)
     except EmberayError as error:
@@ -52,13 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """The parser of the command line, and that of ``train`` within it."""
+def _parsers() -> tuple[argparse.ArgumentParser, ...]:
+    """The parser of the command line, and those of ``train`` and ``compile`` within it."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator",
         description="emberay: train recommender models with huge embedding tables on many hosts.",
     )
-    commands = parser.add_subparsers(metavar="command", required=True)
+    commands = commands_below(parser)
     train = commands.add_parser(
         "train",
         help="train a program; without anything else, a ready one on two local hosts",
@@ -84,8 +92,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     train.add_argument(
         "--run-dir", metavar="DIR", help="the run's folder (default: runs/<program>-<time>)"
     )
+    compiling = add_compile_command(commands)
     add_data_commands(commands)
-    return parser, train
+    add_table_commands(commands)
+    return parser, train, compiling
 
 
 def _train(options: argparse.Namespace) -> int:

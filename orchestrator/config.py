@@ -7,12 +7,33 @@ the run's folder are made from them. Load them with ``orchestrator.config_loadin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
+from orchestrator.config_sections import (
+    CheckpointConfig,
+    EarlyStoppingConfig,
+    ElasticConfig,
+    EvaluationConfig,
+    FailureConfig,
+    NotNegative,
+    Positive,
+    Seconds,
+    Section,
+)
 from orchestrator.plain_yaml import write_yaml
+from orchestrator.topology import SliceTopology, slice_topology
 from workers.protocol import RunSpec
+
+if TYPE_CHECKING:
+    from workers.data.holdout import Holdout
 
 __all__ = [
     "CheckpointConfig",
@@ -21,127 +42,29 @@ __all__ = [
     "ElasticConfig",
     "EvaluationConfig",
     "FailureConfig",
+    "HoldoutConfig",
     "LimitsConfig",
     "RunConfig",
 ]
 
-type Positive = Annotated[int, Field(ge=1)]
-type NotNegative = Annotated[int, Field(ge=0)]
-type Seconds = Annotated[float, Field(gt=0)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        ser_json_inf_nan="constants",
-    )
-
-
-class CheckpointConfig(_Section):
-    """When checkpoints are saved and how many are kept."""
-
-    every: Positive = 100
-    """Steps between checkpoints; one more is saved at the end of the run."""
-    keep: Positive = 3
-    """Newest committed checkpoints that are kept; older ones are deleted, but for those below."""
-    keep_every: Positive | None = None
-    """Checkpoints of steps that are multiples of this are kept for ever, where one is saved."""
-    keep_best: NotNegative = 0
-    """Checkpoints of the best evaluations that are kept besides; if any, every state that is
-    evaluated is saved."""
-    best_metric: str = "auc"
-    """Figure of an evaluation that tells which is best."""
-    best_mode: Literal["max", "min"] = "max"
-    """Whether the largest or the smallest figure is best."""
-
-
-class EarlyStoppingConfig(_Section):
-    """When a run ends before its last step because evaluations get no better."""
-
-    patience: NotNegative = 0
-    """Evaluations in a row without a better one that end the run; 0 never does."""
-    metric: str = "auc"
-    """Figure of an evaluation that is watched."""
-    mode: Literal["max", "min"] = "max"
-    """Whether larger or smaller figures are better."""
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """By how much more than this a figure must be better than the best before, to count."""
-
-
-class EvaluationConfig(_Section):
-    """When the test split is evaluated."""
-
-    every_epochs: NotNegative = 1
-    """Epochs between evaluations; 0 evaluates only at the end of the run, which always happens."""
-    every_steps: Positive | None = None
-    """Steps between evaluations, besides those at ends of epochs."""
-    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
-
-
-class FailureConfig(_Section):
-    """How long to wait for hosts, and how often to start them anew. All times are in seconds."""
-
-    max_restarts: NotNegative = 8
-    """Restarts in a row without a step further than before; one more failure ends the run."""
-    restart_delay: Annotated[float, Field(ge=0)] = 1.0
-    """Pause before the second restart in a row; it doubles with each further one, up to 30."""
-    grace: Annotated[float, Field(ge=0)] = 3.0
-    """Time to learn the root cause after a host reports an error that may follow from another's
-    death, and to collect the stacks of hosts that hang."""
-    pulse_interval: Seconds = 1.0
-    """Time between two pulses of a host."""
-    pulse_deadline: Seconds = 20.0
-    """A host whose last pulse is older counts as frozen."""
-    launch_timeout: Seconds = 120.0
-    """Time for all host processes to start."""
-    join_timeout: Seconds = 120.0
-    """Time for all hosts to join one mesh."""
-    survey_timeout: Seconds = 600.0
-    """Time for all hosts to read the data's metadata and a sample."""
-    prepare_timeout: Seconds = 300.0
-    """Time for all hosts to build the plan's specs and their pipelines."""
-    restore_timeout: Seconds = 900.0
-    """Time to load a checkpoint, or to initialise tables and model."""
-    lease_timeout: Seconds = 900.0
-    """Time for one lease, with compilation and the start of a save."""
-    evaluate_timeout: Seconds = 1800.0
-    """Time for one evaluation, with compilation."""
-    preemption_grace: Seconds = 25.0
-    """Time in which the driver saves and leaves after a SIGTERM; then it leaves without."""
-    nan: Literal["stop", "skip", "rollback"] = "stop"
-    """What is done about a loss or gradient that is not finite: ``stop`` ends the run with an
-    error, ``skip`` leaves the state as it was before the step, ``rollback`` goes back to the last
-    checkpoint and leaves the step's batch out."""
-    max_skipped: NotNegative = 10
-    """Steps of the run that ``nan`` may leave out; one more ends the run."""
-    finish_timeout: Seconds = 900.0
-    """Time to commit pending checkpoints at the end."""
-
-
-class ElasticConfig(_Section):
-    """With how many hosts a run may go on when some are lost for good. Times are in seconds."""
-
-    sizes: list[Positive] = []
-    """Numbers of hosts, besides ``hosts``; the batch size must divide by the devices of each."""
-    shrink_after: Seconds = 60.0
-    """After this long without all hosts started, the largest of ``sizes`` that can be filled is
-    taken."""
-    grow_after: Seconds = 60.0
-    """Time between two looks whether there is room for more hosts again."""
-
-
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """Where the hosts run."""
 
     address: str | None = None
     """Address of a running Ray cluster (``auto`` or ``ip:port``); unset, the variable RAY_ADDRESS
     is used, which ``ray job submit`` sets, and without it a local cluster is started."""
+    topology: str | None = None
+    """TPU slice to run on, such as ``v5p-8``, ``v6e-16`` or ``7x-16``. It says how many hosts,
+    devices and SparseCores there are and what to ask of Ray; a host process is started on every
+    host of the slice, all or none."""
+    slices: Positive = 1
+    """Number of such slices."""
+    slice_timeout: Seconds = 60.0
+    """A slice that is not ours after so many seconds is given up for another one."""
     num_cpus_per_host: Annotated[float, Field(ge=0)] = 0.0
     """CPUs that Ray sets aside for each host; 0 lets any number of hosts share a machine."""
-    resources_per_host: dict[str, Annotated[float, Field(gt=0)]] = {}
+    resources_per_host: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     """Other Ray resources of each host, for example ``{TPU: 4}`` or ``{GPU: 8}``."""
     spares: NotNegative = 0
     """Processes that have everything imported and wait to take over when hosts are started anew;
@@ -149,6 +72,26 @@ class ClusterConfig(_Section):
     that need no resources of Ray."""
     object_store_megabytes: Annotated[int, Field(ge=80)] = 128
     """Ray's object store of a local cluster, in MiB; only commands and replies pass through it."""
+
+    @field_validator("topology")
+    @classmethod
+    def _topology_exists(cls, name: str | None) -> str | None:
+        return None if name is None else slice_topology(name).name
+
+    @model_validator(mode="after")
+    def _topology_says_it_all(self) -> Self:
+        if self.topology is None and self.slices != 1:
+            raise ValueError("slices are of TPUs: say of which in cluster.topology")
+        if self.topology is not None and (self.resources_per_host or self.spares):
+            raise ValueError(
+                "topology says what a host takes: leave out resources_per_host and spares"
+            )
+        return self
+
+    @property
+    def slice_topology(self) -> SliceTopology | None:
+        """What the slices are made of; None where the run is not on slices."""
+        return None if self.topology is None else slice_topology(self.topology, self.slices)
 
     @model_validator(mode="after")
     def _spares_have_no_resources(self) -> Self:
@@ -159,7 +102,37 @@ class ClusterConfig(_Section):
         return self
 
 
-class LimitsConfig(_Section):
+class HoldoutConfig(Section):
+    """Which rows are evaluated on instead of trained on, where the data has no folder ``test``."""
+
+    by: Literal["none", "random", "time", "column"] = "none"
+    """``random`` rows; rows from a moment of a column on (``time``); rows with certain values of a
+    ``column``, or all rows of a share of its values. Nothing is copied."""
+    column: str | None = None
+    """The column of moments, numbers or values."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the rows, or of the values of the column."""
+    start: int | float | str | None = None
+    """With ``time``: the first moment that is held out; unset, that of the last ``share``."""
+    values: list[int | float | str | bool] = Field(default=[])
+    """With ``column``: rows with these values are held out."""
+    seed: NotNegative = 0
+    """Of the choice of rows or values."""
+
+    def chosen(self) -> Holdout | None:
+        """As the hosts take it; None where nothing is held out.
+
+        Raises:
+            DataError: Keys do not go together.
+        """
+        if self.by == "none":
+            return None
+        from workers.data.holdout import Holdout
+
+        return Holdout(self.by, self.column, self.share, self.start, tuple(self.values), self.seed)
+
+
+class LimitsConfig(Section):
     """Limits of one table stack that the user sets by hand."""
 
     max_ids_per_partition: Positive
@@ -175,21 +148,25 @@ def _limits_branch(value: Any) -> str:
     return "<word>" if isinstance(value, str) else "<mapping>"
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """The configuration of a run."""
 
     program: str = "workers.programs.flights:program"
     """What to train: ``package.module:callable``, which returns a ``Program``."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default={})
     """Keyword arguments for the program's callable, for example ``parameters.embedding_dim=16``."""
     data: str | None = None
     """Folder or file of the data, readable from every host; unset, the program's own data."""
+    label: str | None = None
+    """Column to predict, for data without a program: the columns are understood from a sample, and
+    the program made from them is written into the run's ``config.yaml``."""
     hosts: Positive = 2
-    """Host processes that train together."""
+    """Host processes that train together; ``cluster.topology`` says it for TPUs."""
     devices_per_host: Positive = 2
-    """Devices of each host; on the cpu platform they are virtual."""
+    """Devices of each host; on the cpu platform they are virtual, and ``cluster.topology`` says it
+    for TPUs."""
     platform: Literal["cpu", "gpu", "tpu"] = "cpu"
-    """Kind of devices."""
+    """Kind of devices; ``tpu`` where there is a ``cluster.topology``."""
     batch_size: Positive = 1024
     """Samples of a global batch, over all hosts."""
     epochs: Positive = 2
@@ -207,6 +184,12 @@ class RunConfig(_Section):
     ] = "auto"
     """Room for ids in each table stack: ``auto`` starts from a sample and raises the limits when a
     batch needs more; values by stack are kept, and a batch that needs more ends the run."""
+    minibatching: bool = False
+    """Look up a batch that needs more room in several rounds, on all hosts alike, instead of going
+    back to a checkpoint with raised limits; with ``limits`` ``auto`` they are raised after the
+    lease. Costs some room for row pointers."""
+    drop_ids: bool = False
+    """Leave out the ids that find no room, counted; without it no id is ever left out."""
     logical_shards: Positive | None = None
     """Shards the rows are cut into, whatever the number of hosts; unset, the largest divisor of the
     batch size up to 256."""
@@ -217,11 +200,59 @@ class RunConfig(_Section):
     written to ``quarantine/`` in the run's folder. One more ends the run."""
     record_rows: bool = False
     """Write the row ids of every batch to ``rows/`` in the run's folder."""
+    holdout: HoldoutConfig = HoldoutConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     failures: FailureConfig = FailureConfig()
     elastic: ElasticConfig = ElasticConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shape_of_the_topology(cls, values: Any) -> Any:
+        """Where a topology is given, it says what else would have to be."""
+        cluster = values.get("cluster") if isinstance(values, dict) else None
+        try:
+            checked = ClusterConfig.model_validate(cluster or {})
+        except ValueError:  # told with all other mistakes
+            return values
+        topology = checked.slice_topology
+        if topology is None:
+            return values
+        told = {
+            "platform": "tpu",
+            "hosts": topology.hosts,
+            "devices_per_host": topology.devices_per_host,
+        }
+        return told | values
+
+    @model_validator(mode="after")
+    def _topology_agrees(self) -> Self:
+        topology = self.cluster.slice_topology
+        if topology is None:
+            if self.platform == "tpu":
+                raise ValueError(
+                    "platform tpu needs cluster.topology, such as v6e-16: it says how many hosts, "
+                    "devices and SparseCores there are"
+                )
+            return self
+        for key, told in (
+            ("platform", "tpu"),
+            ("hosts", topology.hosts),
+            ("devices_per_host", topology.devices_per_host),
+        ):
+            if getattr(self, key) != told:
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}, but it is {told} on {topology.described}: "
+                    "leave it out, or set cluster.topology"
+                )
+        for size in self.elastic.sizes:
+            if size % topology.hosts_per_slice:
+                raise ValueError(
+                    f"elastic.sizes has {size} hosts, but hosts come by slices of "
+                    f"{topology.hosts_per_slice}"
+                )
+        return self
 
     @property
     def devices(self) -> int:
@@ -253,6 +284,8 @@ class RunConfig(_Section):
             },
         )
         parameters = values.pop("parameters")
+        if self.holdout.by != "none":
+            values["holdout"] = self.holdout.model_dump(mode="json")
         return values | {"data": data} | {f"parameters.{k}": v for k, v in parameters.items()}
 
     def run_spec(self, data: str, run_folder: str) -> RunSpec:
@@ -262,6 +295,7 @@ class RunConfig(_Section):
             data: The resolved path of the data.
             run_folder: Absolute path of the run's folder.
         """
+        topology = self.cluster.slice_topology
         return RunSpec(
             program=self.program,
             parameters=dict(self.parameters),
@@ -271,6 +305,7 @@ class RunConfig(_Section):
             epochs=self.epochs,
             seed=self.seed,
             devices_per_host=self.devices_per_host,
+            sparsecores_per_device=topology.sparsecores_per_device if topology else 1,
             platform=self.platform,
             logical_shards=self.logical_shards,
             shuffle_window=self.shuffle_window,
@@ -278,6 +313,9 @@ class RunConfig(_Section):
             record_rows=self.record_rows,
             join_timeout=self.failures.join_timeout,
             non_finite=self.failures.nan,
+            minibatching=self.minibatching,
+            drop_ids=self.drop_ids,
+            holdout=self.holdout.chosen(),
         )
 
     @property

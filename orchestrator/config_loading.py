@@ -105,6 +105,9 @@ def _explain(problem: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean '{'.'.join([*place[:-1], near[0]])}'?" if near else _listed(known)
         return f"unknown key '{'.'.join(place)}' ({hint})"
+    if problem["type"] == "value_error":  # raised by the configuration itself, with all that helps
+        said = str(problem["ctx"]["error"])
+        return f"{'.'.join(place)}: {said}" if place else said
     said = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "missing":
         return f"{'.'.join(place)}: {said}"

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from kernels.errors import EmberayError
-from orchestrator import checks, events, policies, reports, states, verdict_events
+from orchestrator import braking, checks, events, policies, states, verdict_events
+from orchestrator.answers import Answers
 from orchestrator.config import RunConfig
-from orchestrator.goodput import lease_shares
 from orchestrator.hosts.interface import StacksSeen
 from orchestrator.planning import Plan
 from orchestrator.plans import Plans
@@ -25,6 +25,7 @@ from orchestrator.roster import Roster
 from orchestrator.schedule import Schedule
 from orchestrator.sizing import Handover, Sizing
 from orchestrator.states import State, Waiting
+from orchestrator.storage import Storage
 from orchestrator.surroundings import Surroundings
 from orchestrator.trouble import GiveUp, Recover, Trouble
 from workers import protocol
@@ -78,10 +79,14 @@ class Controller:
         self._around = around
         self._data = data
         self._settings = config.failures
-        self._trouble = Trouble(config, around, self.progress, self.plans, self.restarts)
+        self._storage = Storage(around.free)
+        self._answers = Answers(around, schedule, self.progress)
+        self._trouble = Trouble(
+            config, around, self.progress, self.plans, self.restarts, self._storage
+        )
         self._poll_seconds = poll_seconds
         self._launch = history.launches - 1
-        self._leases = 0
+        self._numbers = 0
         self._stopping = False
         self._stop_by: float | None = None
         self._stop_recorded = False
@@ -105,14 +110,25 @@ class Controller:
         if isinstance(self.state, states.Created):
             self.state = self._launch_hosts()
             return self.state
-        for observation in self._around.group.poll(self._poll_seconds):
+        for observation in self._around.group.poll(self._patience()):
             if isinstance(observation, StacksSeen):
-                text = observation.text
-                self._record(events.StacksDumped(observation.rank, self._launch, text))
+                self._stacks_came(observation)
             else:
                 self._roster.take(observation, self._now())
         self.state = self._next(self.state)
         return self.state
+
+    def _patience(self) -> float:
+        """Seconds to wait for news: nothing comes while hosts that are dead are launched anew."""
+        if not isinstance(self.state, states.Recovering) or self.state.awaited:
+            return self._poll_seconds
+        return min(self._poll_seconds, max(0.0, self.state.pause - self._now()))
+
+    def _stacks_came(self, seen: StacksSeen) -> None:
+        self._record(events.StacksDumped(seen.rank, self._launch, seen.text))
+        if isinstance(self.state, states.Recovering):
+            awaited = self.state.awaited - {seen.rank}
+            self.state = replace(self.state, awaited=awaited)
 
     def request_stop(self, within: float | None = None) -> None:
         """Finish the step that runs, save and leave. Safe in a signal handler.
@@ -137,7 +153,7 @@ class Controller:
         if too_late or (self._stopping and not leaves_well):
             return self._end(events.Interrupted, states.Interrupted)
         if isinstance(state, states.Recovering):
-            return state if now < state.until else self._launch_hosts()
+            return self._launch_hosts() if state.over(now) else state
         waiting = cast(Waiting, state)
         if self._roster.complete:
             try:
@@ -159,30 +175,11 @@ class Controller:
         )
         if verdict is not None:
             return self._mend(verdict, waiting)
-        return self._brake(waiting) if isinstance(waiting, states.Training) else waiting
-
-    def _brake(self, state: states.Training) -> State:
-        """Have all hosts end the lease at the same step, if there is a reason not to wait for it.
-
-        See ``workers.brake``.
-        """
-        lease, group = state.lease, self._around.group
-        if state.braking == "no":
-            if lease.first == lease.last or not self._must_leave():
-                return state
-            group.hold(lease.number)
-            return replace(state, braking="holding")
-        held = [view.held for view in self._roster.views if view.held is not None]
-        begun = [answer.begun for answer in held if answer.lease == lease.number]
-        if state.braking == "released" or len(begun) < len(self._roster.views):
-            return state
-        last = min(lease.last, max(lease.first, *begun))
-        group.release(lease.number, last)
-        if last == lease.last:
-            return replace(state, braking="released")
-        self._record(events.LeaseCut(lease.number, lease.last, last))
-        cut = replace(lease, last=last, save=False)
-        return replace(state, braking="released", lease=cut)
+        if isinstance(waiting, states.Training):
+            return braking.brake(waiting, self._around, views, self._must_leave)
+        if isinstance(waiting, states.Evaluating):
+            return braking.brake(waiting, self._around, views, self._must_leave_at_once)
+        return waiting
 
     def _advance(self, state: Waiting) -> State:
         """All hosts have answered: what follows."""
@@ -205,21 +202,20 @@ class Controller:
                     return self._prepare(plan)
                 return self._command(states.Surveying, protocol.Survey(), settings.survey_timeout)
             case states.Surveying():
-                surveyed = reports.survey_report(replies)
-                self._record(surveyed)
-                self.progress.observed = dict(surveyed.observed)
-                return self._prepare(self.plans.first(self.sizing.hosts, surveyed.observed))
+                observed = self._answers.surveyed(replies).observed
+                return self._prepare(self.plans.first(self.sizing.hosts, observed))
             case states.Preparing(plan=plan):
                 checks.check_plan(replies, plan)
                 checks.check_data(replies, self._data)
                 self._record(events.PlanConfirmed(plan.version, plan.hash))
-                return self._restore()
+                if not state.holding:
+                    return self._restore()
             case states.Restoring():
-                self._restored(state, replies)
+                self._answers.restored(state, replies)
             case states.Training():
-                self._lease_done(state, replies)
+                self._answers.trained(state, self._launch, replies)
             case states.Evaluating():
-                self._evaluated(state, replies)
+                self._answers.evaluated(state, replies)
             case _:
                 return self._finished(replies)
         return self._go_on()
@@ -233,21 +229,39 @@ class Controller:
         must_leave = self._must_leave()
         leaving = must_leave or progress.done
         if progress.evaluation_missing and not must_leave:
-            command = protocol.Evaluate(_SPLIT)
+            number = self._next_number()
             return self._command(
-                states.Evaluating, command, self._settings.evaluate_timeout, split=_SPLIT
+                states.Evaluating,
+                protocol.Evaluate(_SPLIT, number),
+                self._settings.evaluate_timeout,
+                split=_SPLIT,
+                number=number,
             )
         if leaving and (step == 0 or progress.saved == step):
             return self._command(states.Finishing, protocol.Finish(), self._settings.finish_timeout)
+        if not leaving:
+            raised = self.plans.outgrown(self.sizing.hosts, progress.observed, step=step)
+            if raised is not None:
+                return self._prepare(raised, holding=True)
         plan_hash = cast(Plan, self.plans.newest).hash
+        if leaving and not self._storage.has_room():
+            return self._fail(self._storage.refusal(step))
+        number = self._next_number()
         if leaving:
-            lease = policies.saving_lease(step, self._leases, plan_hash)
+            wanted = policies.saving_lease(step, number, plan_hash)
         else:
-            lease = policies.next_lease(schedule, step, self._leases, plan_hash, progress.skipped)
-        self._leases += 1
+            wanted = policies.next_lease(schedule, step, number, plan_hash, progress.skipped)
+        lease = self._storage.allow(wanted)
+        if lease.save != wanted.save:
+            self._record(events.CheckpointPostponed(lease.last, self._storage.words()))
         return self._command(
             states.Training, protocol.RunLease(lease), self._settings.lease_timeout, lease=lease
         )
+
+    def _next_number(self) -> int:
+        """A number for a lease or an evaluation."""
+        self._numbers += 1
+        return self._numbers - 1
 
     def _must_leave(self) -> bool:
         """Whether the hosts are to save and leave, and not merely because the run is done."""
@@ -257,6 +271,12 @@ class Controller:
                 given = self._handover
                 self._record(events.HandingOver(given.reason, given.culprits, given.hosts))
         return self._stopping or self._handover is not None
+
+    def _must_leave_at_once(self) -> bool:
+        """Whether the hosts cannot even finish an evaluation, all of which is lost then."""
+        must_leave, handover = self._must_leave(), self._handover
+        urgent = self._stopping or handover is None or handover.reason == "preempted"
+        return must_leave and urgent
 
     def _launch_hosts(self, hosts: int | None = None) -> State:
         now, group = self._now(), self._around.group
@@ -271,12 +291,13 @@ class Controller:
         deadline = now + self._settings.launch_timeout
         return states.Launching(since=now, deadline=deadline, launch=self._launch)
 
-    def _prepare(self, plan: Plan) -> State:
+    def _prepare(self, plan: Plan, *, holding: bool = False) -> State:
         return self._command(
             states.Preparing,
             protocol.Prepare(plan.to_json()),
             self._settings.prepare_timeout,
             plan=plan,
+            holding=holding,
         )
 
     def _restore(self) -> State:
@@ -298,37 +319,6 @@ class Controller:
         self._around.group.send(command)
         self._around.ledger.enter(kind.time_kind, now)
         return kind(since=now, deadline=now + timeout, **fields)
-
-    # What answers mean.
-
-    def _restored(self, state: states.Restoring, replies: Sequence[protocol.Restored]) -> None:
-        step = checks.check_restored(replies, state.step)
-        self.progress.restore(step)
-        self._record(events.Restored(step))
-
-    def _lease_done(self, state: states.Training, replies: Sequence[protocol.LeaseDone]) -> None:
-        now, lease = self._now(), state.lease
-        checks.check_leases(replies, lease)
-        elapsed = now - state.since
-        report = reports.lease_report(
-            replies, lease, launch=self._launch, elapsed=elapsed, schedule=self.schedule
-        )
-        repeated = self.progress.lease_done(replies, lease.save, elapsed)
-        self._around.ledger.split(lease_shares(report.seconds, elapsed, repeated), now)
-        self._record(report)
-        for skipped in replies[0].skipped:
-            if skipped.step not in self.progress.skipped:
-                self.progress.skipped[skipped.step] = skipped.reason
-                self._record(events.StepSkipped(skipped.step, skipped.reason, "skip"))
-        if lease.save:
-            self._record(events.CheckpointStarted(lease.last))
-            self.progress.forget_snapshots(self._around.committed())
-
-    def _evaluated(self, state: states.Evaluating, replies: Sequence[protocol.Evaluated]) -> None:
-        step, elapsed = self.progress.step, self._now() - state.since
-        report = reports.evaluation_report(replies, step, elapsed=elapsed, schedule=self.schedule)
-        self.progress.evaluations[step] = dict(report.metrics)
-        self._record(report)
 
     def _finished(self, replies: Sequence[protocol.Finished]) -> State:
         checks.check_committed(self.progress.saved, self._around.committed(), replies)
@@ -360,11 +350,16 @@ class Controller:
         )
         if not how.hanging:
             group.kill_all()
-            return states.Recovering(since=now, until=now + how.wait)
-        for host in self._roster.views:
-            if host.hello is not None and host.died is None:
-                group.dump_stacks(host.rank)
-        return states.Recovering(since=now, until=now + how.wait)
+            return states.Recovering(since=now, until=now + how.wait, pause=now + how.wait)
+        asked = [h.rank for h in self._roster.views if h.hello is not None and h.died is None]
+        for rank in asked:
+            group.dump_stacks(rank)
+        return states.Recovering(
+            since=now,
+            until=now + max(how.wait, self._settings.grace),
+            pause=now + how.wait,
+            awaited=frozenset(asked),
+        )
 
     def _fail(self, error: Exception) -> State:
         now, last_words = self._now(), self._last_words()

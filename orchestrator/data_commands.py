@@ -1,4 +1,4 @@
-"""The command line's ``data convert``: text files to Parquet, with progress."""
+"""The command line's ``data``: text files to Parquet, with progress; joins; descriptions."""
 
 from __future__ import annotations
 
@@ -11,20 +11,68 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from orchestrator.command_groups import Commands, commands_below
+from orchestrator.describe_command import add_describe_command
 from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
     from workers.data.convert.conversion import Progress as Converting
 
-__all__ = ["add_data_commands", "run_data_command"]
+__all__ = ["add_data_commands", "run_data_command", "run_join"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-def add_data_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_data_commands(commands: Commands) -> None:
     """Add ``data`` and what is below it to a command line."""
-    data = commands.add_parser("data", help="prepare data")
-    below = data.add_subparsers(metavar="command", required=True)
+    data = commands.add_parser("data", help="convert, join and describe data")
+    below = commands_below(data)
+    add_describe_command(below)
+    _add_join(below)
+    _add_convert(below)
+
+
+def _add_join(below: Commands) -> None:
+    join = below.add_parser(
+        "join",
+        help="put side tables (of users, items, …) beside the rows of a data set",
+        description=(
+            "Write the data with the columns of side tables beside its own. A side table is a "
+            "Parquet or text file with one row for each value of a column of the data."
+        ),
+    )
+    join.add_argument("data", metavar="DATA", help="folder of Parquet files")
+    join.add_argument(
+        "sides", nargs="+", metavar="COLUMN=FILE", help="what to join on, and the side table"
+    )
+    join.add_argument("output", metavar="OUT", help="folder to make")
+    join.set_defaults(run=run_join)
+
+
+def run_join(options: argparse.Namespace) -> None:
+    """Carry out ``data join``.
+
+    Raises:
+        ConfigError: A side table is not given as COLUMN=FILE.
+        DataError: See ``workers.data.convert.joining.join``.
+    """
+    from workers.data.convert.joining import join, read_side_table
+
+    sides = []
+    for word in options.sides:
+        key, equals, file = word.partition("=")
+        if not (key and equals and file):
+            raise ConfigError(f"'{word}' is not COLUMN=FILE, for example user=users.csv")
+        sides.append(read_side_table(file, key))
+    done = join(options.data, sides, options.output)
+    console = Console()
+    _say(console, f"{done.rows:,} rows with {', '.join(done.columns)} added: {done.folder}")
+    for key, rows in done.without.items():
+        if rows:
+            _say(console, f"{rows:,} rows have a {key} without a side table's row: null there")
+
+
+def _add_convert(below: Commands) -> None:
     convert = below.add_parser(
         "convert",
         help="convert CSV, TSV, Criteo or rating files to Parquet",

@@ -11,6 +11,8 @@ The same call works on a laptop, in a notebook, and inside ``ray job submit`` on
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -37,6 +39,7 @@ from orchestrator.observe import (
     StackFiles,
     TensorBoard,
 )
+from orchestrator.own_data import complete
 from orchestrator.planning import LaunchPlanner, Plan
 from orchestrator.retention import Retention
 from orchestrator.run_folder import Identity, RunFolder, default_run_folder, read_history
@@ -143,6 +146,12 @@ class Driver:
 
         if hosts < 1:
             raise ConfigError(f"a run cannot be resized to {hosts} hosts: it needs at least one")
+        topology = self.config.cluster.slice_topology
+        if topology is not None and hosts % topology.hosts_per_slice:
+            raise ConfigError(
+                f"the run cannot be resized to {hosts} hosts: hosts come by slices of "
+                f"{topology.hosts_per_slice}"
+            )
         try:
             check_batch_size(self.config.run_spec("", ""), hosts)
         except DataError as error:
@@ -157,7 +166,7 @@ class Driver:
         from workers.planning import check_batch_size, check_inputs, resolve_data
         from workers.program import load_program
 
-        config = self.config
+        config = self.config = complete(self.config, self._say)
         program = load_program(config.program, config.parameters)
         data = _absolute(resolve_data(program, config.data))
         path = (self._run_dir or default_run_folder(program.name)).absolute()
@@ -166,7 +175,7 @@ class Driver:
             check_batch_size(run, size)
         inputs = check_inputs(program, run, config.hosts)
         schedule = Schedule.of(config, inputs.steps_per_epoch, evaluates=inputs.test_rows > 0)
-        run = replace(run, total_steps=schedule.total_steps)
+        run = replace(run, total_steps=schedule.total_steps, session=secrets.token_hex(8))
         program = load_program(config.program, config.parameters, run.total_steps)
 
         folder = self._open.enter_context(RunFolder(path, resume=self._resume))
@@ -199,6 +208,7 @@ class Driver:
             journal=journal,
             ledger=ledger,
             clock=time.monotonic,
+            free=lambda: shutil.disk_usage(_existing(folder.checkpoints)).free,
         )
         controller = self._controller = Controller(
             config,
@@ -256,6 +266,10 @@ class Driver:
                 raise
             folder.start_over()
 
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            print(line, flush=True)
+
     def _sinks(self, folder: RunFolder) -> Iterator[Sink]:
         """The run folder's files, closed with the driver, and the console.
 
@@ -283,6 +297,11 @@ class Driver:
             console = Console()
             self._open.callback(console.close)
             yield console
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return path if path.exists() else _existing(path.parent)
 
 
 def _absolute(data: str) -> str:

@@ -4,6 +4,7 @@
     ├── ConfigError          a key or value of the configuration cannot be used
     ├── RunFolderError       the run's folder is taken, not empty, or of another run
     ├── ClusterError         Ray cannot be started or reached
+    ├── CompilerError        the TPU compiler took too long, or ended its process
     ├── HostError            an exception that left a host, as text
     └── RunFailed            the run cannot go on; it says why and what the hosts said last
 
@@ -21,6 +22,7 @@ from workers.errors import DataError, ProgramError
 __all__ = [
     "BAD_INPUT",
     "ClusterError",
+    "CompilerError",
     "ConfigError",
     "HostError",
     "RunFailed",
@@ -38,6 +40,10 @@ class RunFolderError(EmberayError):
 
 class ClusterError(EmberayError):
     """Ray could not be started or reached."""
+
+
+class CompilerError(EmberayError):
+    """The TPU compiler gave no answer: it took too long, or ended its process."""
 
 
 class HostError(EmberayError):

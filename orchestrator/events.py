@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from orchestrator.journal import Event, Journal, Sink, as_record
-from workers.protocol import Observed
+from orchestrator.journal import UNLOGGED, Event, Journal, Sink, as_record
+from orchestrator.plan_events import PlanConfirmed, PlanMade, Replanned, Squeezed, Surveyed
 
 __all__ = [
+    "CheckpointPostponed",
     "CheckpointSkipped",
     "CheckpointStarted",
     "Evaluated",
+    "EvaluationCut",
     "Event",
     "Failed",
     "Finished",
@@ -42,6 +44,7 @@ __all__ = [
     "RunStarted",
     "Shrunk",
     "Sink",
+    "Squeezed",
     "StacksDumped",
     "StepSkipped",
     "StepsUnrecorded",
@@ -49,8 +52,6 @@ __all__ = [
     "Surveyed",
     "as_record",
 ]
-
-_UNLOGGED = {"unlogged": True}
 
 
 @dataclass(frozen=True)
@@ -94,38 +95,6 @@ class MeshJoined(Event):
     launch: int
     hosts: int
     devices: int
-
-
-@dataclass(frozen=True)
-class Surveyed(Event):
-    """All hosts have read metadata and a sample of the data."""
-
-    kind: ClassVar[str] = "surveyed"
-    rows: int
-    steps_per_epoch: int
-    observed: Mapping[str, Observed]
-
-
-@dataclass(frozen=True)
-class PlanMade(Event):
-    """There is a new version of the plan."""
-
-    kind: ClassVar[str] = "plan_made"
-    version: int
-    hash: str
-    limits: Any
-    """What ``limits`` is set to in the configuration."""
-    plan: str = field(metadata=_UNLOGGED)
-    """The plan's JSON."""
-
-
-@dataclass(frozen=True)
-class PlanConfirmed(Event):
-    """Every host has built the plan and arrived at its hash."""
-
-    kind: ClassVar[str] = "plan_confirmed"
-    version: int
-    hash: str
 
 
 @dataclass(frozen=True)
@@ -174,9 +143,9 @@ class LeaseDone(Event):
     """By kind, averaged over hosts."""
     stages: Mapping[str, float]
     """Busy seconds of the pipeline's stages, averaged over hosts."""
-    losses: Sequence[float] = field(metadata=_UNLOGGED)
+    losses: Sequence[float] = field(metadata=UNLOGGED)
     """Loss of each step."""
-    steps_per_epoch: int = field(metadata=_UNLOGGED)
+    steps_per_epoch: int = field(metadata=UNLOGGED)
 
 
 @dataclass(frozen=True)
@@ -185,6 +154,15 @@ class CheckpointStarted(Event):
 
     kind: ClassVar[str] = "checkpoint_started"
     step: int
+
+
+@dataclass(frozen=True)
+class CheckpointPostponed(Event):
+    """The state of this step is not saved, as there is no room; the next one may be."""
+
+    kind: ClassVar[str] = "checkpoint_postponed"
+    step: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -262,7 +240,7 @@ class StacksDumped(Event):
     kind: ClassVar[str] = "stacks_dumped"
     rank: int
     launch: int
-    text: str = field(metadata=_UNLOGGED)
+    text: str = field(metadata=UNLOGGED)
 
 
 @dataclass(frozen=True)
@@ -277,18 +255,6 @@ class Recovering(Event):
     step: int
     """Steps that were done when it happened."""
     restarts_in_a_row: int
-
-
-@dataclass(frozen=True)
-class Replanned(Event):
-    """A batch did not fit; a plan with higher limits takes over. One event for each limit."""
-
-    kind: ClassVar[str] = "replanned"
-    version: int
-    stack: str
-    limit: str
-    allowed: int
-    observed: int
 
 
 @dataclass(frozen=True)
@@ -310,6 +276,15 @@ class LeaseCut(Event):
     lease: int
     planned: int
     last: int
+
+
+@dataclass(frozen=True)
+class EvaluationCut(Event):
+    """All hosts have left an evaluation before its end; it is done again if the run goes on."""
+
+    kind: ClassVar[str] = "evaluation_cut"
+    step: int
+    split: str
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = ["Event", "Journal", "Sink", "as_record"]
+__all__ = ["UNLOGGED", "Event", "Journal", "Sink", "as_record"]
+
+UNLOGGED = {"unlogged": True}
+"""Metadata of a field that is too large for ``events.jsonl``."""
 
 
 @dataclass(frozen=True)

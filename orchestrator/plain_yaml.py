@@ -25,7 +25,7 @@ def read_yaml(text: str) -> Any:
 def write_yaml(value: Any) -> str:
     """Plain values as a text that ``read_yaml`` reads back to the same."""
     # Outside ASCII, characters are escaped: PyYAML leaves some line breaks as they are otherwise.
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100)
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,7 +42,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Knows the same numbers, so that words which look like one are quoted."""
+    """Knows the same numbers, so that words which look like one are quoted.
+
+    Lists of plain values stand on as few lines as they need.
+    """
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: Any = None) -> yaml.Node:
+        node = super().represent_sequence(tag, sequence, flow_style)
+        node.flow_style = all(isinstance(item, yaml.ScalarNode) for item in node.value)
+        return node
 
 
 for _side in (_Loader, _Dumper):

@@ -11,6 +11,7 @@ from orchestrator.errors import ConfigError
 from workers.protocol import Observed, RunSpec
 
 if TYPE_CHECKING:
+    from kernels import Limits
     from workers.program import Program
 
 __all__ = ["LaunchPlanner", "Plan", "Planner"]
@@ -27,6 +28,16 @@ class Plan(Protocol):
     @property
     def hash(self) -> str:
         """Equal on every host that builds the same plan."""
+        ...
+
+    @property
+    def limits(self) -> Mapping[str, Limits]:
+        """Room for a batch, by table stack."""
+        ...
+
+    @property
+    def minibatching(self) -> bool:
+        """Whether a batch beyond the limits is looked up in several rounds."""
         ...
 
     def to_json(self) -> str:
@@ -103,7 +114,7 @@ class LaunchPlanner:
                 fixed.max_ids_per_partition,
                 fixed.max_unique_ids_per_partition,
                 fixed.buffer_size_per_device,
-            ).fitted(plan.topology)
+            ).fitted(plan.topology, minibatching=plan.minibatching)
             for name, fixed in self._fixed.items()
         }
         return dataclasses.replace(plan.with_limits(limits), version=version)

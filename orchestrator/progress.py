@@ -124,8 +124,7 @@ class Progress:
         if last > first:
             if first % self.schedule.steps_per_epoch == 0:
                 self._train = BinaryMetrics.empty()
-            for reply in replies:
-                self._train = self._train.merge(reply.metrics)
+            self._train = BinaryMetrics.total([self._train, *(r.metrics for r in replies)])
             self._leases.append((first, last, examples))
             self.examples_here += examples
             compiling = mean_seconds(reply.seconds for reply in replies).get("compiling", 0.0)

@@ -11,6 +11,7 @@ from orchestrator.progress import mean_seconds
 from orchestrator.schedule import Schedule
 from workers.metrics import BinaryMetrics
 from workers.protocol import Evaluated, Lease, LeaseDone, Surveyed, merge_observed
+from workers.ranking_metrics import RankingMetrics
 
 __all__ = ["evaluation_report", "lease_report", "survey_report"]
 
@@ -61,6 +62,9 @@ def evaluation_report(
         elapsed: Wall seconds, seen from the driver.
         schedule: The run's schedule.
     """
-    metrics = reduce(BinaryMetrics.merge, (reply.metrics for reply in replies))
+    figures = BinaryMetrics.total(reply.metrics for reply in replies).result()
+    ranked = [reply.ranking for reply in replies if reply.ranking is not None]
+    if ranked:
+        figures |= reduce(RankingMetrics.merge, ranked).result()
     epochs = step // schedule.steps_per_epoch
-    return events.Evaluated(step, epochs, replies[0].split, metrics.result(), elapsed)
+    return events.Evaluated(step, epochs, replies[0].split, figures, elapsed)

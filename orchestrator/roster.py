@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import HostError
@@ -13,9 +13,13 @@ from workers.protocol import Hello, Pulse, Reply
 __all__ = ["HostView", "Roster"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class HostView:
-    """One host, as seen from the driver. Times are on the controller's clock, in seconds."""
+    """One host, as seen from the driver. Times are on the controller's clock, in seconds.
+
+    Only the roster changes it. A new value for every answer and every pulse would be safer, but of
+    a thousand hosts it would take more of the driver's time than all else.
+    """
 
     rank: int
     hello: Hello | None = None
@@ -94,35 +98,35 @@ class Roster:
         """Forget the answers: a command was sent that is answered with this type."""
         self._expected = reply_type
         self._missing = len(self._views)
-        self._views = [replace(view, reply=None, held=None) for view in self._views]
+        for view in self._views:
+            view.reply = view.held = None
 
     def take(self, observation: Observation, now: float) -> None:
         """Note what was observed at ``now``."""
         view = self._views[observation.rank]
         match observation:
             case PulseSeen(pulse=pulse):
-                view = replace(view, pulse=pulse, heard_at=now)
+                view.pulse, view.heard_at = pulse, now
             case Answered(reply=reply) if not isinstance(reply, self._expected):
-                wrong = HostError(
+                view.error_at = now
+                view.error = HostError(
                     "TypeError",
                     f"answered with {type(reply).__name__}, not {self._expected.__name__}",
                     transient=False,
                 )
-                view = replace(view, error=wrong, error_at=now)
             case Answered(reply=reply):
                 self._missing -= view.reply is None
-                view = replace(view, reply=reply, heard_at=now)
+                view.reply, view.heard_at = reply, now
                 if isinstance(reply, Hello):
-                    view = replace(view, hello=reply)
+                    view.hello = reply
             case Raised(error=error, traceback=traceback):
-                view = replace(view, error=error, traceback=traceback, error_at=now)
+                view.error, view.traceback, view.error_at = error, traceback, now
             case Held():
-                view = replace(view, held=observation)
+                view.held = observation
             case Died(reason=reason) if view.died is None:
-                view = replace(view, died=reason)
+                view.died = reason
             case _:
-                return
-        self._views[observation.rank] = view
+                pass
 
     def last_words(self, now: float, log_of: Callable[[int], str]) -> dict[int, str]:
         """What was last known of every host, by rank, with the end of its log."""

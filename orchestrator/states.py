@@ -6,6 +6,7 @@
                                                             Finishing → Finished | Interrupted
                                                                     └→ Launching, to hand over
 
+    Training → Preparing → Training               limits were raised: the hosts keep their state
     any of them → Recovering → Launching          a host died, froze, failed or is late
     any of them → Failed                          another try would not help, or too many did not
 
@@ -106,6 +107,8 @@ class Preparing(Waiting):
     reply: ClassVar[type] = protocol.Prepared
     time_kind: ClassVar[str] = "planning"
     plan: Plan
+    holding: bool = False
+    """Whether the hosts hold a state already, which stays as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,11 @@ class Training(Waiting):
     braking: Literal["no", "holding", "released"] = "no"
     """Whether the hosts have been asked to hold, and then told to end the lease early."""
 
+    @property
+    def number(self) -> int | None:
+        """What the hosts are asked to hold; None if it ends at once."""
+        return None if self.lease.first == self.lease.last else self.lease.number
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluating(Waiting):
@@ -139,6 +147,10 @@ class Evaluating(Waiting):
     reply: ClassVar[type] = protocol.Evaluated
     time_kind: ClassVar[str] = "evaluating"
     split: str
+    number: int | None
+    """What the hosts are asked to hold: counted with the leases."""
+    braking: Literal["no", "holding", "released"] = "no"
+    """See ``Training``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +166,21 @@ class Finishing(Waiting):
 class Recovering(State):
     """Something went wrong; at ``until`` all hosts are launched anew.
 
-    Those that are left are ended at once, or, if their stacks are awaited, at ``until``.
+    Those that are left are ended at once, or, if their stacks are awaited, when these have come, at
+    ``until`` at the latest.
     """
 
     doing: ClassVar[str] = "recovering"
     until: float
+    """Latest time of the launch."""
+    pause: float
+    """Earliest time of the launch."""
+    awaited: frozenset[int] = frozenset()
+    """Ranks whose stacks have not come."""
+
+    def over(self, now: float) -> bool:
+        """Whether it is time to launch."""
+        return now >= (self.until if self.awaited else self.pause)
 
 
 @dataclass(frozen=True, kw_only=True)

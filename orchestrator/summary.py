@@ -38,7 +38,8 @@ class Summary:
     metrics: Mapping[str, Mapping[str, float | None]]
     """``train``: the last epoch's samples, each predicted before it was learned from; ``test``: the
     last evaluation. Figures: ``auc``, ``normalised_entropy``, ``loss``, ``calibration``,
-    ``examples``. ``best_possible``, where the truth behind the data is known: ``auc``,
+    ``accuracy``, ``examples``; of ``test`` also ``recall@k`` and ``ndcg@k``, if the program has a
+    ranking. ``best_possible``, where the truth behind the data is known: ``auc``,
     ``auc_error`` and ``loss`` of predicting the true probabilities."""
     restarts: int
     """Recoveries in the whole life of the run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class Surroundings:
         journal: Is told what happens.
         ledger: Is told where time goes.
         clock: Seconds, never going back.
+        free: Bytes that are free where checkpoints are written.
     """
 
     group: HostGroup
@@ -34,3 +36,4 @@ class Surroundings:
     journal: Journal
     ledger: Ledger
     clock: Callable[[], float]
+    free: Callable[[], int] = lambda: sys.maxsize

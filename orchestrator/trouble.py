@@ -13,8 +13,9 @@ from orchestrator.policies import Fatal, Lost, OverLimits, Verdict
 from orchestrator.progress import Progress
 from orchestrator.restarts import Restarts
 from orchestrator.states import Waiting
+from orchestrator.storage import Storage
 from orchestrator.surroundings import Surroundings
-from workers.errors import CheckpointError, NonFiniteLoss
+from workers.errors import CheckpointError, NonFiniteLoss, StorageFull
 
 __all__ = ["GiveUp", "Recover", "Remedy", "Trouble"]
 
@@ -52,6 +53,7 @@ class Trouble:
         progress: How far the run has come.
         plans: The plan in force.
         restarts: Counts recoveries.
+        storage: Whether there is room for checkpoints.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Trouble:
         progress: Progress,
         plans: Plans,
         restarts: Restarts,
+        storage: Storage,
     ) -> None:
         self._config = config
         self._settings = config.failures
@@ -68,6 +71,7 @@ class Trouble:
         self._progress = progress
         self._plans = plans
         self._restarts = restarts
+        self._storage = storage
 
     def remedy(
         self,
@@ -95,6 +99,9 @@ class Trouble:
                 case Fatal(error=NonFiniteLoss() as error):
                     known = self._pass_over(error)
                     cause = "non_finite"
+                case Fatal(error=StorageFull()):
+                    known = self._save_later()
+                    cause = "storage"
                 case Fatal():
                     known = self._skip_checkpoint(verdict.error, state)
                     cause = "checkpoint"
@@ -125,8 +132,6 @@ class Trouble:
             furthest = self._progress.furthest
             return GiveUp(verdict_events.gave_up(verdict, furthest, attempts, last_words()))
         wait = policies.restart_pause(attempts, self._settings)
-        if verdict.hanging:
-            wait = max(wait, self._settings.grace)
         ranks = tuple(host.rank for host in verdict.culprits)
         return Recover(verdict.cause, ranks, verdict.reason, wait, verdict.hanging)
 
@@ -138,7 +143,8 @@ class Trouble:
         if known is None or by_hand or self._plans.newest is None:
             return False
         self._progress.observed = known
-        self._plans.raised(hosts, known, overflows)
+        step = self._progress.step
+        self._plans.raised(hosts, known, overflows, step=step, reason="refused")
         return True
 
     def _pass_over(self, error: NonFiniteLoss) -> bool:
@@ -152,6 +158,12 @@ class Trouble:
             raise too_many
         self._around.journal.record(events.StepSkipped(error.step, str(error), "rollback"))
         return True
+
+    def _save_later(self) -> bool:
+        """Go on without checkpoints until there is more room; False if that was tried too often."""
+        attempts = self._restarts.note_failure(self._progress.furthest)
+        self._storage.ran_out()
+        return attempts <= self._settings.max_restarts
 
     def _skip_checkpoint(self, error: Exception, state: Waiting) -> bool:
         """Set a checkpoint aside that cannot be restored; False if it is not that, or the last."""

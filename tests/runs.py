@@ -59,7 +59,7 @@ class Run:
         self.process.kill()
         pytest.fail(f"no {what} within {seconds} seconds; events: {self.events()}")
 
-    def finish(self, seconds: float = 240.0) -> dict[str, Any]:
+    def finish(self, seconds: float = 400.0) -> dict[str, Any]:
         """Wait for the end, which must be a good one; the run's summary."""
         output, errors = self.process.communicate(timeout=seconds)
         assert self.process.returncode == 0, output + errors

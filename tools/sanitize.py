@@ -5,7 +5,7 @@ r"""Run tests against the C++ parts built with a sanitizer of the compiler.
 
 Builds into ``build/<sanitizer>``, loads those modules in place of the installed ones, and runs
 pytest with the sanitizer's library loaded first. Without pytest arguments it runs the tests of the
-native preprocessing, with a longer fuzz.
+native preprocessing, with a longer fuzz, those of its minibatches and those of the CPU backend.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ OPTIONS = {
     "TSAN_OPTIONS": "halt_on_error=1:report_mutex_bugs=0:detect_deadlocks=0:"
     f"suppressions={SUPPRESSIONS}",
 }
-DEFAULT_TESTS = ["-q", "-p", "no:cacheprovider", "tests/kernels/test_native_engine.py"]
+DEFAULT_TESTS = ["-q", "-p", "no:cacheprovider"] + [
+    f"tests/kernels/test_{name}.py"
+    for name in ("native_engine", "preprocessing_minibatching", "cpu_backend")
+]
 FUZZ_EXAMPLES = "2000"
 
 

@@ -4,9 +4,11 @@ The public surface, loaded when first used, as most of it brings JAX with it:
 
     Program, Feature, BinaryCrossEntropy     what a user writes
     Ids, Hashed, Vocabulary, Buckets,        columns to ids
-    Crossed, Tags, Lists
+    Crossed, Tags, Lists, Separated,
+    TimePart
     Number                                   columns to numbers
     ValueSet, read_vocabulary, ...           vocabularies and where they come from
+    Ranking                                  recall@k and NDCG@k in evaluations
     Host                                     runs a program on one machine
     BinaryMetrics                            metrics that merge
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
         Ids,
         Lists,
         Number,
+        Separated,
         Tags,
+        TimePart,
         ValueSet,
         Vocabulary,
         hash_values,
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from workers.host import Host
     from workers.metrics import BinaryMetrics
     from workers.program import BinaryCrossEntropy, Feature, Program, load_program
+    from workers.ranking import Ranking
 
 __all__ = [
     "BinaryCrossEntropy",
@@ -50,7 +55,10 @@ __all__ = [
     "Lists",
     "Number",
     "Program",
+    "Ranking",
+    "Separated",
     "Tags",
+    "TimePart",
     "ValueSet",
     "Vocabulary",
     "fit_buckets",
@@ -71,7 +79,9 @@ _PLACES = {
         "Ids",
         "Lists",
         "Number",
+        "Separated",
         "Tags",
+        "TimePart",
         "ValueSet",
         "Vocabulary",
         "hash_values",
@@ -81,6 +91,7 @@ _PLACES = {
     "workers.host": ("Host",),
     "workers.metrics": ("BinaryMetrics",),
     "workers.program": ("BinaryCrossEntropy", "Feature", "Program", "load_program"),
+    "workers.ranking": ("Ranking",),
 }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from kernels import (
 from kernels.utils import num_sparsecores_per_device
 from workers.errors import ProgramError
 from workers.mesh import make_mesh, platform_of, spread
+from workers.minibatches import CUTS
 from workers.planning import planned_specs
 from workers.program import Program
 from workers.training import (
@@ -110,11 +111,15 @@ class CompiledStep:
         return table_sized_operations(self.hlo, self.plan)
 
 
-def describe_topology(name: str) -> list[Any]:
+def describe_topology(
+    name: str, slices: int = 1, host_bounds: Sequence[int] | None = None
+) -> list[Any]:
     """The devices of a TPU topology, to compile for.
 
     Args:
         name: Kind of TPU and chips along every axis, such as ``v6e:4x4``.
+        slices: Number of such slices.
+        host_bounds: Chips of a host along every axis; None leaves it to the compiler.
 
     Raises:
         ProgramError: If `libtpu` is missing, or has no topology of this name.
@@ -125,8 +130,11 @@ def describe_topology(name: str) -> list[Any]:
                 f"compiling for a TPU that is not there needs the environment variable {variable} "
                 f"to be '{value}' before Python starts; set it"
             )
+    further: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+    if host_bounds is not None:
+        further["chips_per_host_bounds"] = list(host_bounds)
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        described = topologies.get_topology_desc(platform="tpu", topology_name=name, **further)
     except Exception as error:
         raise ProgramError(
             f"there is no TPU topology '{name}' to compile for ({str(error).strip()}); names are "
@@ -165,10 +173,14 @@ def abstract_batch(
         plan.topology.devices,
         plan.topology.devices,
         num_sc_per_device=plan.topology.sparsecores_per_device,
+        enable_minibatching=plan.minibatching,
     )
     sample: Any = jax.ShapeDtypeStruct((plan.batch_size,), jnp.float32)
     dense: Any = jax.ShapeDtypeStruct((plan.batch_size, len(program.dense)), jnp.float32)
-    return _laid(mesh, DeviceBatch(inputs, dense, sample, sample))
+    riding: Any = None
+    if plan.minibatching:
+        riding = jax.ShapeDtypeStruct((plan.topology.devices, CUTS), jnp.int32)
+    return _laid(mesh, DeviceBatch(inputs, dense, sample, sample, riding))
 
 
 def compile_train_step(
@@ -176,6 +188,9 @@ def compile_train_step(
     topology: str,
     batch_size: int,
     plan: EmbeddingPlan | None = None,
+    *,
+    devices: Sequence[Any] | None = None,
+    report: Callable[[str], None] = lambda phase: None,
 ) -> CompiledStep:
     """Compile the complete train step of a program for a TPU topology.
 
@@ -184,6 +199,8 @@ def compile_train_step(
         topology: See `describe_topology`.
         batch_size: Samples of a global batch.
         plan: For the topology's mesh; None makes one with the limits no batch can exceed.
+        devices: Of `describe_topology`; None asks for those of one slice.
+        report: Told ``lowering`` and ``compiling`` when each begins.
 
     Raises:
         ProgramError: See `describe_topology`.
@@ -193,16 +210,18 @@ def compile_train_step(
         >>> step = compile_train_step(program(), "v6e:4x4", 16384)
         >>> step.memory.temporaries, step.moved_tables()
     """
-    devices = describe_topology(topology)
+    devices = describe_topology(topology) if devices is None else devices
     mesh = make_mesh(devices)
     plan = plan or plan_for_mesh(program, mesh, batch_size)
     specs = planned_specs(program, plan)
+    report("lowering")
     began = time.perf_counter()
     state = abstract_state(program, plan, specs, mesh)
     step: Any = make_train_step(program, specs, plan, mesh)
     metrics = _laid(mesh, jax.eval_shape(lambda: empty_metrics(mesh)))
     arguments = (state, metrics, abstract_batch(program, plan, specs, mesh))
     lowered = step.trace(*arguments).lower(lowering_platforms=(platform_of(mesh),))
+    report("compiling")
     between = time.perf_counter()
     compiled = lowered.compile()
     ended = time.perf_counter()

@@ -11,26 +11,23 @@ examples of ``CHUNK_STEPS`` steps twice, and nine batches in and between the sta
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from kernels import (
-    EmbeddingPlan,
-    FeatureSpec,
-    PreprocessedInput,
-    SparseDenseMatmulInputStats,
-    preprocess_sparse_dense_matmul_input,
-)
+from kernels import EmbeddingPlan, FeatureSpec
+from workers.agreed_batches import AgreedBatches
 from workers.data.examples import Examples
 from workers.data.order import RowOrder
 from workers.data.reader import ExampleReader
+from workers.encoding import EncodedBatch, encode, observe
 from workers.mesh import spread
+from workers.phases import Phases
 from workers.pipeline import Pipeline
-from workers.protocol import Observed
+from workers.protocol import Observed, Squeezed
 from workers.training import DeviceBatch
 
 __all__ = [
@@ -132,15 +129,6 @@ class _TimedBatches:
 
 
 @dataclass(frozen=True)
-class EncodedBatch:
-    """A host's share of a batch with its ids in the buffers the lookup reads."""
-
-    raw: RawBatch
-    inputs: PreprocessedInput
-    observed: Mapping[str, Observed]
-
-
-@dataclass(frozen=True)
 class ReadyBatch:
     """A global batch on the devices.
 
@@ -150,6 +138,9 @@ class ReadyBatch:
         global_examples: Real samples of the batch over all hosts.
         observed: Largest values this host saw, by table stack.
         batch: The arrays.
+        cuts: Where this host's share was cut into minibatches.
+        squeezed: What was done where it exceeds the limits.
+        raw: This host's share, to be encoded again with other cuts; None without minibatching.
     """
 
     step: int
@@ -157,36 +148,13 @@ class ReadyBatch:
     global_examples: int
     observed: Mapping[str, Observed]
     batch: DeviceBatch
+    cuts: int = 0
+    squeezed: Squeezed = field(default_factory=Squeezed)
+    raw: RawBatch | None = None
 
-
-def encode(raw: RawBatch, specs: Mapping[str, FeatureSpec], plan: EmbeddingPlan) -> EncodedBatch:
-    """Preprocess a host's share of a batch.
-
-    Raises:
-        LimitsExceeded: The batch does not fit into the plan's limits.
-    """
-    inputs, statistics = preprocess_sparse_dense_matmul_input(
-        dict(raw.examples.ids),
-        None,
-        dict(specs),
-        plan.topology.devices_per_host,
-        plan.topology.devices,
-        num_sc_per_device=plan.topology.sparsecores_per_device,
-    )
-    return EncodedBatch(raw, inputs, observe(statistics, plan))
-
-
-def observe(statistics: SparseDenseMatmulInputStats, plan: EmbeddingPlan) -> dict[str, Observed]:
-    """The largest values of a batch's statistics, by table stack."""
-    sparsecores = plan.topology.sparsecores_per_device
-    return {
-        stack: Observed(
-            int(np.max(statistics.max_ids_per_partition[stack])),
-            int(np.max(statistics.max_unique_ids_per_partition[stack])),
-            int(np.max(statistics.required_buffer_size_per_sc[stack])) * sparsecores,
-        )
-        for stack in statistics.max_ids_per_partition
-    }
+    def carrying(self, riding: jax.Array) -> ReadyBatch:
+        """The same, with cuts of a later batch that ride along in its step."""
+        return replace(self, batch=self.batch._replace(riding=riding))
 
 
 class BatchSource:
@@ -199,6 +167,8 @@ class BatchSource:
         plan: The plan.
         specs: Feature specs with the plan applied.
         mesh: All devices.
+        phases: Told when other hosts are waited for; None tells nobody.
+        drop_ids: Whether ids beyond the limits are left out.
     """
 
     def __init__(
@@ -209,21 +179,35 @@ class BatchSource:
         plan: EmbeddingPlan,
         specs: Mapping[str, FeatureSpec],
         mesh: Mesh,
+        phases: Phases | None = None,
+        *,
+        drop_ids: bool = False,
     ) -> None:
         self._order, self._reader = order, reader
         self._slots = slots_of(order, rank, plan.topology.hosts)
         self._plan, self._specs, self._mesh = plan, specs, mesh
+        self._phases, self._drop_ids = phases, drop_ids
 
-    def start(self, first: int, last: int) -> Pipeline:
-        """Begin to make the batches of the steps [first, last): iterate over ``ReadyBatch``."""
+    def start(self, first: int, last: int, *, trains: bool = False) -> AgreedBatches:
+        """Begin to make the batches of the steps [first, last): iterate over ``ReadyBatch``.
+
+        Args:
+            first: First step.
+            last: One past the last.
+            trains: Whether they are trained on, and not evaluated: see ``AgreedBatches.tell``.
+        """
         raw = raw_batches(self._order, self._reader, self._slots, first, last)
-        return Pipeline(
-            _TimedBatches(raw, self._reader),
-            [
-                ("encode", lambda batch: encode(batch, self._specs, self._plan)),
-                ("put", self._put),
-            ],
+        pipeline = Pipeline(
+            _TimedBatches(raw, self._reader), [("encode", self._encode), ("put", self._put)]
         )
+        again = self._again if self._plan.minibatching else None
+        return AgreedBatches(pipeline, self._mesh, again, rides=trains, phases=self._phases)
+
+    def _encode(self, raw: RawBatch, agreed: int = 0) -> EncodedBatch:
+        return encode(raw, self._specs, self._plan, drop_ids=self._drop_ids, agreed=agreed)
+
+    def _again(self, ready: ReadyBatch, cuts: int) -> ReadyBatch:
+        return ready if ready.raw is None else self._put(self._encode(ready.raw, cuts))
 
     def _put(self, encoded: EncodedBatch) -> ReadyBatch:
         raw, examples = encoded.raw, encoded.raw.examples
@@ -239,4 +223,7 @@ class BatchSource:
             raw.global_examples,
             encoded.observed,
             DeviceBatch(*jax.tree.map(put, on_host)),
+            encoded.cuts,
+            encoded.squeezed,
+            raw if self._plan.minibatching else None,
         )

@@ -1,5 +1,7 @@
 """How all hosts end a lease at the same step before its end, when there is no time to finish it.
 
+An evaluation is ended in the same way: its number stands for the lease's, and its own steps count.
+
 A host must not stop alone: the others would wait for it in their next collective. So the driver
 asks in two rounds, beside the command that runs:
 

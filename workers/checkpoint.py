@@ -8,15 +8,22 @@
 A checkpoint can be restored under any plan of the same tables: on other hosts, devices and
 SparseCores, and in other stacks.
 
-Orbax writes into a temporary folder and renames it when all hosts are done and the checksums are
-written, so a folder whose name is a number is complete. What is restored is compared with the
-checksums first.
+Orbax writes into a temporary folder, which is renamed when all hosts are done and have written the
+checksums of their parts (``workers.sealing``). So a folder whose name is a number is complete. What
+is restored is compared with the checksums first.
+
+On CPUs the caller of a save waits for a copy of the state and no more; all else is done by a thread
+of its own. Hosts meet in it through the coordination service, never through their devices: those
+are training.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +37,7 @@ from kernels import EmbeddingPlan
 from workers.checksums import verify_files
 from workers.errors import CheckpointError, PlanMismatch
 from workers.relayout import read_tables
-from workers.sealing import SealedFolder
+from workers.sealing import SealedFolder, seal
 from workers.snapshots import Snapshots
 from workers.training import TrainState
 
@@ -88,9 +95,18 @@ class Checkpoints:
         self._folder = folder.absolute()
         self._about = about
         self._snapshots = Snapshots()
+        self._host, hosts = jax.process_index(), jax.process_count()
+        self._hosts = frozenset(range(hosts))
+        self._saving: Future[None] | None = None
+        self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
+                create=False,  # it would be refused together with the next line
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    active_processes=set(self._hosts)
+                ),
                 cleanup_tmp_directories=True,
                 temporary_path_class=SealedFolder,
                 async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT_SECONDS),
@@ -100,13 +116,17 @@ class Checkpoints:
     def save(self, step: int, state: TrainState) -> None:
         """Start saving the state after ``step`` steps; returns once it is copied off the devices.
 
-        Waits for a save still under way. Does nothing if this step is saved or being saved.
+        Waits for a save still under way. Does nothing if this step is saved.
+
+        Raises:
+            Exception: The save before has failed.
         """
+        self.wait()
         if step in self._manager.all_steps():
             return
-        self.wait()
         copy = self._snapshots.take(state)
-        self._manager.save(
+        start = functools.partial(
+            self._manager.save,
             step,
             args=ocp.args.Composite(
                 tables=ocp.args.PyTreeSave(
@@ -121,6 +141,28 @@ class Checkpoints:
             ),
             force=True,
         )
+        leaves = zip(jax.tree.leaves(state), jax.tree.leaves(copy), strict=True)
+        if any(own is original for original, own in leaves):
+            # What is not copied must be off the devices before the next step gives it away.
+            start()
+            start = None
+        self._saving = self._saver.submit(self._write, step, start)
+
+    def _write(self, step: int, start: Callable[[], Any] | None) -> None:
+        """Write a checkpoint and commit it, on the thread for that."""
+        if start is not None:
+            start()
+        self._manager.wait_until_finished()
+        _give_back_memory()
+
+        def meet(point: str) -> None:
+            ocp.multihost.sync_global_processes(
+                f"checkpoint-{step}-{point}",
+                timeout=SAVE_TIMEOUT_SECONDS,
+                processes=set(self._hosts),
+            )
+
+        seal(self._folder / str(step), self._host, len(self._hosts), meet)
 
     def reserve(self, state: TrainState) -> None:
         """Get host memory for saves of such a state ready, in the background."""
@@ -169,14 +211,37 @@ class Checkpoints:
         dense = restored["dense"]
         return TrainState(dense["step"], tables, dense["parameters"], dense["optimizer_state"])
 
+    def check(self) -> None:
+        """Raise what a save has failed with meanwhile, if one has; waits for nothing.
+
+        Raises:
+            Exception: It has failed.
+        """
+        if self._saving is not None and self._saving.done():
+            self.wait()
+
     def wait(self) -> None:
-        """Wait until the save under way is committed."""
-        self._manager.wait_until_finished()
+        """Wait until the save under way is committed.
+
+        Raises:
+            Exception: It has failed.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def close(self) -> None:
-        """Wait for pending saves and release everything."""
-        self._manager.close()
-        self._snapshots.close()
+        """Wait for pending saves and release everything.
+
+        Raises:
+            Exception: A save has failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._saver.shutdown()
+            self._manager.close()
+            self._snapshots.close()
 
     def _verify(self, step: int) -> None:
         """Compare the files with their checksums; every host reads a share of them."""
@@ -208,6 +273,17 @@ class Checkpoints:
                 f"{now.get(name)}; use the settings it was made with, or a new run folder"
             )
         return saved
+
+
+def _give_back_memory() -> None:
+    """Return what the writers have freed to the system, where the C library can (glibc).
+
+    They free it in many pieces and on many threads, so by itself little is used again, and every
+    save would take some more.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _layout(plan: EmbeddingPlan) -> Any:

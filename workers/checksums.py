@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,14 @@ from typing import Any
 
 from workers.errors import CheckpointError
 
-__all__ = ["CHECKSUMS", "looks_whole", "verify_files", "write_checksums"]
+__all__ = [
+    "CHECKSUMS",
+    "join_parts",
+    "looks_whole",
+    "verify_files",
+    "write_checksums",
+    "write_part",
+]
 
 CHECKSUMS = "checksums.json"
 """Name of the file with the checksums of all others in its folder."""
@@ -35,17 +43,44 @@ def write_checksums(folder: Path) -> None:
     Reads every file once, on as many threads as there are processors (8 at most). The file appears
     whole or not at all.
     """
-    names = sorted(_names(folder))
+    write_part(folder, 0, 1)
+    join_parts(folder, 1)
+
+
+def write_part(folder: Path, host: int, hosts: int) -> None:
+    """Write down sizes and checksums of what one host has written, for ``join_parts``.
+
+    Args:
+        folder: The folder, which all hosts see.
+        host: Number of the host.
+        hosts: Number of hosts.
+    """
+    names = sorted(name for name in _names(folder) if _writer(name) % hosts == host)
     with ThreadPoolExecutor(_threads()) as pool:
         sums = list(pool.map(lambda name: _size_and_sum(folder / name), names))
-    files = dict(zip(names, sums, strict=True))
+    _write_json(_part(folder, host), dict(zip(names, sums, strict=True)))
+
+
+def join_parts(folder: Path, hosts: int) -> None:
+    """Make ``checksums.json`` of the parts of all hosts, which are removed.
+
+    Raises:
+        CheckpointError: A file is in no part.
+    """
+    parts = [_part(folder, host) for host in range(hosts)]
+    files: dict[str, Any] = {}
+    for part in parts:
+        files |= json.loads(part.read_bytes())
+    if missing := sorted(set(_names(folder)) - files.keys()):
+        raise CheckpointError(
+            f"{_where(folder)}: host {_writer(missing[0])} did not see '{missing[0]}', which it "
+            "has written; the folder must be on storage that all hosts share"
+        )
+    files = dict(sorted(files.items()))
     content = {"algorithm": "crc32", "files": files, "crc32": _sum_of_entry(files)}
-    draft = folder / f".{CHECKSUMS}.new"
-    with draft.open("w", encoding="utf-8") as out:
-        json.dump(content, out, indent=0)
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(folder / CHECKSUMS)
+    _write_json(folder / CHECKSUMS, content)
+    for part in parts:
+        part.unlink()
 
 
 def verify_files(folder: Path, share: int = 0, shares: int = 1) -> bool:
@@ -94,8 +129,27 @@ def looks_whole(folder: Path) -> bool:
 
 def _names(folder: Path) -> Iterator[str]:
     for file in folder.rglob("*"):
-        if file.is_file() and file.name != CHECKSUMS:
+        if file.is_file() and not (file.parent == folder and CHECKSUMS in file.name):
             yield file.relative_to(folder).as_posix()
+
+
+def _writer(name: str) -> int:
+    """The host that has written a file: Orbax gives each a folder, and the rest is the first's."""
+    found = re.search(r"/ocdbt\.process_(\d+)/", name)
+    return int(found.group(1)) if found else 0
+
+
+def _part(folder: Path, host: int) -> Path:
+    return folder / f".{CHECKSUMS}.{host}"
+
+
+def _write_json(file: Path, content: Any) -> None:
+    draft = file.with_name(f".{file.name}.new")
+    with draft.open("w", encoding="utf-8") as out:
+        json.dump(content, out, indent=0)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
 
 
 def _where(folder: Path) -> str:

@@ -10,7 +10,7 @@ import jax
 
 from workers.cache import cache_folder
 
-__all__ = ["use_compilation_cache"]
+__all__ = ["steps_folder", "use_compilation_cache"]
 
 MOST_BYTES = 2 << 30
 """Size beyond which the least recently used compiled programs are thrown away."""
@@ -32,6 +32,11 @@ def use_compilation_cache() -> Path | None:
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
+
+
+def steps_folder() -> Path:
+    """Where ``workers.compiled_steps`` keeps what it compiles for this kind of processor."""
+    return cache_folder() / "steps" / _processor()
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ EmberayError (kernels.errors)
 ├── DataError            the data cannot be trained on as it is
 ├── PlanMismatch         a host's plan, or a checkpoint's, is not the driver's
 ├── CheckpointError      a checkpoint cannot be read
+├── StorageFull          there is no room to save one
 └── NonFiniteLoss        the loss became NaN or infinite
 """
 
@@ -18,6 +19,7 @@ __all__ = [
     "NonFiniteLoss",
     "PlanMismatch",
     "ProgramError",
+    "StorageFull",
 ]
 
 
@@ -35,6 +37,10 @@ class PlanMismatch(EmberayError):
 
 class CheckpointError(EmberayError):
     """The content of a committed checkpoint cannot be read."""
+
+
+class StorageFull(EmberayError):
+    """There is no room for another checkpoint."""
 
 
 class NonFiniteLoss(EmberayError):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,19 @@ from workers.batches import BatchSource, ReadyBatch, encode, raw_batches, slots_
 from workers.brake import Brake
 from workers.checkpoint import About, Checkpoints, committed_steps
 from workers.compilation import use_compilation_cache
+from workers.compiled_steps import CompiledSteps
 from workers.data.dataset import Dataset
 from workers.data.quarantine import quarantine_of
 from workers.data.reader import ExampleReader
 from workers.data.sources import open_dataset
 from workers.errors import PlanMismatch
+from workers.evaluation import evaluate, make_evaluation_step
+from workers.feed import Feed
+from workers.full_storage import room_wanted
 from workers.lease import LeaseNotes
-from workers.mesh import free_address, join_process_group, leave_process_group, make_mesh
+from workers.mesh import free_address, join_mesh, leave_process_group
 from workers.metrics import BinaryMetrics
 from workers.phases import Phases
-from workers.pipeline import Pipeline
 from workers.planning import (
     TRAIN,
     data_fingerprint,
@@ -42,6 +43,7 @@ from workers.planning import (
 )
 from workers.program import Program, load_program
 from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec, merge_observed
+from workers.stacks import stacks_of_threads
 from workers.training import (
     MetricState,
     StepOutcome,
@@ -50,7 +52,6 @@ from workers.training import (
     advance,
     empty_metrics,
     initial_state,
-    make_evaluation_step,
     make_train_step,
     metrics_on_host,
 )
@@ -59,9 +60,6 @@ __all__ = ["Host"]
 
 SURVEY_BATCHES = 8
 """Batches of each split a host looks at to propose limits."""
-
-METRIC_STEPS = 256
-"""Steps of an evaluation after which counts leave the devices, where they are 32-bit floats."""
 
 
 @dataclasses.dataclass
@@ -98,11 +96,11 @@ class Host:
         self._prepared: PlanInForce | None = None
         self._state: TrainState | None = None
         self._metrics: MetricState | None = None
-        self._pipeline: Pipeline | None = None
-        self._pipeline_step = -1
+        self._feed = Feed(self._phases)
         self._leaving = False
         self._brake = Brake()
         use_compilation_cache()
+        self._steps = CompiledSteps.of(run.session, assignment, self._phases)
         self._phases.enter("idle")
 
     def hello(self) -> protocol.Hello:
@@ -137,10 +135,7 @@ class Host:
 
     def dump_stacks(self) -> str:
         """The Python stack of every thread, as text."""
-        with tempfile.TemporaryFile() as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-            file.seek(0)
-            return file.read().decode(errors="replace")
+        return stacks_of_threads()
 
     def execute(self, command: Command) -> Reply:
         """Carry out one command.
@@ -165,7 +160,7 @@ class Host:
                 return self._run_lease(command.lease)
             case protocol.Evaluate():
                 with self._phases.within("evaluating"):
-                    return self._evaluate(command.split)
+                    return self._evaluate(command.split, command.number)
             case protocol.Finish():
                 with self._phases.within("finishing"):
                     return self._finish()
@@ -182,21 +177,20 @@ class Host:
 
     def close(self) -> None:
         """Stop the pipeline's threads; the process group is left as it is."""
-        self._close_pipeline()
+        self._feed.close()
 
     # The commands, in their order.
 
     def _join(self, coordinator: str) -> protocol.Joined:
         rank, hosts = self._assignment.rank, self._assignment.hosts
-        join_process_group(coordinator, rank, hosts, self._run.join_timeout)
-        self._mesh = make_mesh()
+        self._mesh = join_mesh(coordinator, rank, hosts, self._run)
         return protocol.Joined(rank, jax.local_device_count(), self._mesh.size)
 
     def _survey(self) -> protocol.Surveyed:
         plan = make_plan(self._program, self._run, self._assignment.hosts, None, None, 0)
         specs = planned_specs(self._program, plan)
         observed: dict[str, Observed] = {}
-        for split in splits_of(self._run.data):
+        for split in splits_of(self._run.data, self._run.holdout):
             dataset, reader = self._data(split)
             order = order_for(dataset, self._run)
             slots = slots_of(order, self._assignment.rank, self._assignment.hosts)
@@ -221,7 +215,7 @@ class Host:
                 f"host {self._assignment.rank} runs another program or run than the driver: {error}"
             ) from error
         if self._prepared is not None:
-            self._close_pipeline()
+            self._feed.close()
             self._prepared.checkpoints.close()
         self._prepared = PlanInForce(
             plan=plan,
@@ -231,19 +225,28 @@ class Host:
                 self._checkpoint_folder,
                 About(plan, self._program.fingerprint()),
             ),
-            train_step=make_train_step(
-                self._program, specs, plan, mesh, skip_non_finite=self._skips
+            train_step=self._steps.prepared(
+                f"train-{plan.hash[:16]}",
+                make_train_step(self._program, specs, plan, mesh, skip_non_finite=self._skips),
             ),
-            evaluation_step=make_evaluation_step(self._program, specs, plan, mesh),
+            evaluation_step=self._steps.prepared(
+                f"evaluate-{plan.hash[:16]}",
+                make_evaluation_step(self._program, specs, plan, mesh),
+            ),
         )
+        if self._state is not None:  # raised limits: tables and model stay as they are
+            self._prepared.checkpoints.reserve(self._state)
         own = rebuilt(self._program, self._run, self._assignment.hosts, plan)
-        data = data_fingerprint({name: self._data(name)[0] for name in splits_of(self._run.data)})
+        splits = splits_of(self._run.data, self._run.holdout)
+        data = data_fingerprint({name: self._data(name)[0] for name in splits})
         return protocol.Prepared(self._assignment.rank, own.hash, data)
 
     def _restore(self, step: int | None) -> protocol.Restored:
         prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
-        self._close_pipeline()
+        self._feed.close()
         self._state = None
+        self._step = step or 0
+        self._start_feed()  # so that the first batches are ready as soon as the state is
         made_from = (self._program, prepared.plan, prepared.specs, mesh)
         if step is None:
             self._state = initial_state(*made_from, self._run.seed)
@@ -254,7 +257,6 @@ class Host:
                 lambda: initial_state(*made_from, self._run.seed),
             )
         prepared.checkpoints.reserve(self._state)
-        self._step = step or 0
         self._metrics = empty_metrics(mesh)
         return protocol.Restored(self._assignment.rank, self._step)
 
@@ -284,11 +286,13 @@ class Host:
                 self._step += 1
             losses = notes.losses()
             metrics = self._take_metrics()
+        with room_wanted(self._checkpoint_folder):
+            prepared.checkpoints.check()
         if self._run.record_rows:
             name = f"host-{self._assignment.rank}.jsonl"
             notes.write_rows(Path(self._run.run_folder) / "rows" / name)
         if lease.save and self._step == lease.last:
-            with self._phases.within("saving"):
+            with self._phases.within("saving"), room_wanted(self._checkpoint_folder):
                 prepared.checkpoints.save(self._step, self.state)
         return protocol.LeaseDone(
             rank=self._assignment.rank,
@@ -301,32 +305,32 @@ class Host:
             observed=notes.observed,
             skipped=tuple(notes.skipped),
             seconds=self._phases.take_seconds(),
-            stages=self._pipeline.take_seconds() if self._pipeline else {},
+            stages=self._feed.take_seconds(),
+            squeezed=self._feed.take_squeezed(),
         )
 
-    def _evaluate(self, split: str) -> protocol.Evaluated:
+    def _evaluate(self, split: str, number: int) -> protocol.Evaluated:
         prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
         dataset, _ = self._data(split)
         steps = order_for(dataset, self._run).steps_per_epoch
-        total, metrics = BinaryMetrics.empty(), empty_metrics(mesh)
         pipeline = self._source(split, prepared.plan, prepared.specs).start(0, steps)
+        self._brake.begin(number, 0)
         try:
-            for step in range(steps):
-                with self._phases.within("waiting_for_data"):
-                    ready = next(pipeline)
-                metrics = prepared.evaluation_step(self.state, metrics, ready.batch)
-                jax.block_until_ready(metrics)
-                if (step + 1) % METRIC_STEPS == 0 or step + 1 == steps:
-                    total, metrics = total.merge(metrics_on_host(metrics)), empty_metrics(mesh)
+            batches = (pipeline, steps, mesh, self._phases, self._brake.may_run)
+            shares = evaluate(self._program, prepared.evaluation_step, self.state, *batches)
         finally:
             pipeline.close()
-        return protocol.Evaluated(self._assignment.rank, split, total)
+        rank = self._assignment.rank
+        if shares is None:
+            return protocol.Evaluated(rank, split, BinaryMetrics.empty(), complete=False)
+        squeezed = pipeline.take_squeezed()
+        return protocol.Evaluated(rank, split, shares[0], ranking=shares[1], squeezed=squeezed)
 
     def _finish(self) -> protocol.Finished:
-        self._close_pipeline()
+        self._feed.close()
         if self._prepared is not None:
-            self._prepared.checkpoints.wait()
-            self._prepared.checkpoints.close()
+            with room_wanted(self._checkpoint_folder):
+                self._prepared.checkpoints.close()
             self._prepared = None
         leave_process_group()
         return protocol.Finished(self._assignment.rank, committed_steps(self._checkpoint_folder))
@@ -343,7 +347,8 @@ class Host:
 
     def _data(self, split: str) -> tuple[Dataset, ExampleReader]:
         if split not in self._datasets:
-            dataset = open_dataset(self._run.data, split, self._program.schema.columns)
+            columns, holdout = self._program.schema.columns, self._run.holdout
+            dataset = open_dataset(self._run.data, split, columns, holdout)
             quarantine = quarantine_of(self._run.run_folder, self._run.quarantine)
             reader = ExampleReader(dataset, self._program.schema, quarantine=quarantine)
             self._datasets[split] = dataset, reader
@@ -355,38 +360,32 @@ class Host:
         dataset, reader = self._data(split)
         order = order_for(dataset, self._run)
         mesh = _present(self._mesh, "Join")
-        return BatchSource(order, reader, self._assignment.rank, plan, specs, mesh)
+        where = (self._assignment.rank, plan, specs, mesh, self._phases)
+        return BatchSource(order, reader, *where, drop_ids=self._run.drop_ids)
+
+    def _start_feed(self) -> None:
+        """Begin to make the batches from the present step on."""
+        dataset, _ = self._data(TRAIN)
+        steps = order_for(dataset, self._run).steps_per_epoch * self._run.epochs
+        source = _present(self._prepared, "Prepare").source
+        self._feed.start(source, self._step, max(steps, self._step + 1))
 
     def _next_batch(self) -> ReadyBatch:
-        with self._phases.within("waiting_for_data"):
-            if self._pipeline is None or self._pipeline_step != self._step:
-                self._close_pipeline()
-                dataset, _ = self._data(TRAIN)
-                steps = order_for(dataset, self._run).steps_per_epoch * self._run.epochs
-                source = _present(self._prepared, "Prepare").source
-                self._pipeline = source.start(self._step, max(steps, self._step + 1))
-            ready = next(self._pipeline)
-        self._pipeline_step = ready.step + 1
-        return ready
+        if not self._feed.stands_at(self._step):
+            self._start_feed()
+        return self._feed.take()
 
     def _train(self, ready: ReadyBatch) -> StepOutcome:
         prepared = _present(self._prepared, "Prepare")
         arguments = (self.state, _present(self._metrics, "Restore"), ready.batch)
-        if hasattr(prepared.train_step, "lower"):
-            with self._phases.within("compiling"):
-                prepared.train_step = prepared.train_step.lower(*arguments).compile()
         self._state, self._metrics, outcome = prepared.train_step(*arguments)
+        self._feed.tell(outcome.agreed)
         return outcome
 
     def _take_metrics(self) -> BinaryMetrics:
         taken = metrics_on_host(_present(self._metrics, "Restore"))
         self._metrics = empty_metrics(_present(self._mesh, "Join"))
         return taken
-
-    def _close_pipeline(self) -> None:
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
 
 
 def _present[T](value: T | None, command: str) -> T:

@@ -11,12 +11,16 @@ import numpy as np
 from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from kernels.utils import embedding_table_format_with_sharding
+from kernels.utils import embedding_table_format_with_sharding, num_sparsecores_per_device
+from workers.errors import PlanMismatch
+from workers.protocol import RunSpec
 
 __all__ = [
     "AXIS",
+    "check_mesh",
     "everywhere",
     "free_address",
+    "join_mesh",
     "join_process_group",
     "leave_process_group",
     "make_mesh",
@@ -72,11 +76,58 @@ def leave_process_group() -> None:
     jax.distributed.shutdown()
 
 
+def join_mesh(coordinator: str, rank: int, hosts: int, run: RunSpec) -> Mesh:
+    """Join the hosts' process group, and make the mesh over all their devices.
+
+    Args:
+        coordinator: ``host:port`` of the coordination service.
+        rank: This host's number, from 0.
+        hosts: Number of hosts.
+        run: Says how long to wait, and what the devices should be like.
+
+    Raises:
+        RuntimeError: Not all joined in time (from JAX).
+        PlanMismatch: See ``check_mesh``.
+    """
+    join_process_group(coordinator, rank, hosts, run.join_timeout)
+    mesh = make_mesh()
+    check_mesh(mesh, rank, jax.process_index(), run.sparsecores_per_device)
+    return mesh
+
+
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over all devices of all hosts, host by host; or over the devices given."""
     chosen = jax.devices() if devices is None else devices
     ordered = sorted(chosen, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(ordered), (AXIS,))
+
+
+def check_mesh(mesh: Mesh, rank: int, process: int, sparsecores_per_device: int) -> None:
+    """Check that the TPUs are those the run was planned for; other devices are passed over.
+
+    Args:
+        mesh: All devices.
+        rank: This host's number as the driver gave it.
+        process: This host's number as JAX has it: TPUs number the hosts themselves.
+        sparsecores_per_device: As the run was planned.
+
+    Raises:
+        PlanMismatch: The devices have another number of SparseCores, or hosts another order.
+    """
+    device = mesh.devices.flat[0]
+    if device.platform != "tpu":
+        return
+    found = num_sparsecores_per_device(device)
+    if found != sparsecores_per_device:
+        raise PlanMismatch(
+            f"host {rank}: a {device.device_kind} has {found} SparseCores, but the run is planned "
+            f"for {sparsecores_per_device}; set cluster.topology to the slices that there are"
+        )
+    if process != rank:
+        raise PlanMismatch(
+            f"host {rank}: the TPUs count it as host {process}; hosts of a slice must have their "
+            "ranks in the order of TPU_WORKER_ID, and slices in that of MEGASCALE_SLICE_ID"
+        )
 
 
 def platform_of(mesh: Mesh) -> str:

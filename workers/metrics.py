@@ -8,7 +8,9 @@ Samples of weight 0, which fill up the last batch, count nowhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +42,25 @@ class BinaryMetrics:
     def empty() -> BinaryMetrics:
         """Metrics of no sample: the neutral element of ``merge``."""
         return BinaryMetrics(np.zeros(BINS), np.zeros(BINS), 0.0, 0.0, 0.0)
+
+    @staticmethod
+    def total(shares: Iterable[BinaryMetrics]) -> BinaryMetrics:
+        """Metrics of the samples of all: as ``merge`` one by one, but with one result for all."""
+        whole = BinaryMetrics.empty()
+        positives, negatives = whole.positives, whole.negatives
+        loss = weight = predicted = 0.0
+        for share in shares:
+            positives += share.positives
+            negatives += share.negatives
+            loss += share.loss
+            weight += share.weight
+            predicted += share.predicted
+        return BinaryMetrics(positives, negatives, loss, weight, predicted)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without empty bins: many hosts answer, and their shares of a lease fill few."""
+        sums = (self.loss, self.weight, self.predicted)
+        return _unpacked, (_filled(self.positives), _filled(self.negatives), *sums)
 
     def merge(self, other: BinaryMetrics) -> BinaryMetrics:
         """Metrics of the samples of both."""
@@ -94,3 +115,21 @@ class BinaryMetrics:
             "accuracy": right / self.weight if self.weight else float("nan"),
             "examples": self.weight,
         }
+
+
+type _Filled = tuple[np.ndarray, np.ndarray]
+"""Numbers of the bins that are not empty, uint16, and what is in them."""
+
+
+def _filled(counts: np.ndarray) -> _Filled:
+    places = np.flatnonzero(counts)
+    return places.astype(np.uint16), counts[places]
+
+
+def _unpacked(
+    positives: _Filled, negatives: _Filled, loss: float, weight: float, predicted: float
+) -> BinaryMetrics:
+    whole = BinaryMetrics.empty()
+    for counts, (places, values) in ((whole.positives, positives), (whole.negatives, negatives)):
+        counts[places] = values
+    return BinaryMetrics(whole.positives, whole.negatives, loss, weight, predicted)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from kernels import EmbeddingPlan, FeatureSpec, Limits, Topology, apply_plan, build_plan
+from kernels.planning.limits import ALIGNMENT
 from workers.data.dataset import Dataset
+from workers.data.holdout import Holdout
 from workers.data.order import RowOrder, order_of
 from workers.data.sources import check_dataset, has_split, open_dataset
 from workers.errors import DataError, ProgramError
@@ -36,14 +38,15 @@ __all__ = [
     "topology_of",
 ]
 
-SPARSECORES_PER_DEVICE = 1
-"""Partitions per device where the hardware has no SparseCores."""
-
 LEAST = Limits(8, 8, 8)
 """Where limits start from before anything is observed."""
 
 HEADROOM = 1.5
 """Room above what was observed: a sample sees less than a whole run."""
+
+SPARE_ROUNDS = 4
+"""Minibatches whose partitions' alignment input buffers have room for, where limits are found
+automatically and there is minibatching."""
 
 TRAIN, TEST = "train", "test"
 
@@ -64,7 +67,7 @@ class DataSummary:
 
 def topology_of(run: RunSpec, hosts: int) -> Topology:
     """The cluster's shape as planning sees it."""
-    return Topology(hosts, run.devices_per_host, SPARSECORES_PER_DEVICE)
+    return Topology(hosts, run.devices_per_host, run.sparsecores_per_device)
 
 
 def order_for(dataset: Dataset, run: RunSpec) -> RowOrder:
@@ -105,7 +108,7 @@ def check_inputs(program: Program, run: RunSpec, hosts: int) -> DataSummary:
             that cannot be spread over the devices.
     """
     check_batch_size(run, hosts)
-    datasets = open_splits(program, run.data)
+    datasets = open_splits(program, run.data, run.holdout)
     for dataset in datasets.values():
         check_dataset(dataset, program.schema, values=not run.quarantine)
     train = datasets[TRAIN]
@@ -134,18 +137,21 @@ def check_batch_size(run: RunSpec, hosts: int) -> None:
         )
 
 
-def open_splits(program: Program, data: str) -> dict[str, Dataset]:
+def open_splits(program: Program, data: str, holdout: Holdout | None = None) -> dict[str, Dataset]:
     """The splits the data has, by name; there is always a ``train``.
 
     Raises:
         DataError: Data missing, empty, unreadable, or with types that differ between files.
     """
-    return {split: open_dataset(data, split, program.schema.columns) for split in splits_of(data)}
+    return {
+        split: open_dataset(data, split, program.schema.columns, holdout)
+        for split in splits_of(data, holdout)
+    }
 
 
-def splits_of(data: str) -> tuple[str, ...]:
-    """Names of the splits to use: ``train``, and ``test`` where the data has it."""
-    return (TRAIN, TEST) if has_split(data, TEST) else (TRAIN,)
+def splits_of(data: str, holdout: Holdout | None = None) -> tuple[str, ...]:
+    """Names of the splits to use: ``train``, and ``test`` where there is one."""
+    return (TRAIN, TEST) if has_split(data, TEST, holdout) else (TRAIN,)
 
 
 def data_fingerprint(datasets: Mapping[str, Dataset]) -> str:
@@ -182,13 +188,30 @@ def make_plan(
     """
     specs = program.feature_specs(run.batch_size)
     roomiest = build_plan(
-        specs, topology_of(run, hosts), batch_size=run.batch_size, version=version
+        specs,
+        topology_of(run, hosts),
+        batch_size=run.batch_size,
+        version=version,
+        minibatching=run.minibatching,
     )
     if observed is None:
         return roomiest
+    if run.minibatching:
+        observed = {name: _with_spare_rounds(seen, roomiest) for name, seen in observed.items()}
     floor = previous.limits if previous is not None else dict.fromkeys(roomiest.limits, LEAST)
     plan = roomiest.with_limits(floor).with_raised_limits(observed, headroom=HEADROOM)
     return dataclasses.replace(plan, version=version)
+
+
+def _with_spare_rounds(observed: Observed, plan: EmbeddingPlan) -> Observed:
+    """What a batch needs if it is cut: every partition of every minibatch is aligned."""
+    topology = plan.topology
+    partitions = topology.sparsecores * topology.sparsecores_per_device
+    needed = observed.required_buffer_size_per_device
+    return dataclasses.replace(
+        observed,
+        required_buffer_size_per_device=needed + (SPARE_ROUNDS - 1) * ALIGNMENT * partitions,
+    )
 
 
 def rebuilt(program: Program, run: RunSpec, hosts: int, plan: EmbeddingPlan) -> EmbeddingPlan:

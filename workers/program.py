@@ -33,6 +33,7 @@ from kernels import FeatureSpec, TableSpec
 from workers.data.examples import Schema
 from workers.data.transforms import DenseTransform, IdTransform
 from workers.errors import ProgramError
+from workers.ranking import Ranking
 
 __all__ = ["BinaryCrossEntropy", "Feature", "Loss", "Program", "load_program"]
 
@@ -51,11 +52,20 @@ class Feature:
         name: Name of the feature; the model finds its activations under it.
         table: Name of the table; several features may share one.
         transform: Makes the ids from columns.
+        sequence: Whether every id keeps an activation of its own: the model then finds
+            ``[n * valency, width]`` under the name, for `kernels.unflatten_sequences`. Otherwise
+            the ids of a sample are combined to ``[n, width]``.
     """
 
     name: str
     table: str
     transform: IdTransform
+    sequence: bool = False
+
+    @property
+    def positions(self) -> int:
+        """Activations a sample has."""
+        return self.transform.valency if self.sequence else 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,10 @@ class BinaryCrossEntropy:
         """Loss of every sample, ``[n]``."""
         losses = optax.sigmoid_binary_cross_entropy(logits, labels)
         if self.activation_penalty:
-            squares = sum(jnp.sum(jnp.square(rows), axis=-1) for rows in activations.values())
+            squares = sum(
+                jnp.sum(jnp.square(rows).reshape(len(labels), -1), axis=-1)
+                for rows in activations.values()
+            )
             losses = losses + self.activation_penalty * squares
         return losses
 
@@ -94,6 +107,9 @@ class Program:
         optimizer: Updates the model's parameters (the tables have their own).
         loss: Loss of every sample.
         prepare_data: Prepares the program's own data and returns where it is; None if it has none.
+        ranking: Has evaluations tell recall@k and NDCG@k; None does not. It changes nothing in
+            training, so it may differ when a run is resumed.
+        positive: What of the label counts as 1, where it is not 0 or 1: see ``Schema``.
     """
 
     name: str
@@ -105,6 +121,8 @@ class Program:
     optimizer: optax.GradientTransformation
     loss: Loss = dataclasses.field(default_factory=BinaryCrossEntropy)
     prepare_data: Callable[[], Path | str] | None = None
+    positive: float | str | None = None
+    ranking: Ranking | None = None
 
     def __post_init__(self) -> None:
         tables = {table.name: table for table in self.tables}
@@ -118,6 +136,11 @@ class Program:
                 )
         if not self.features:
             raise ProgramError(f"program '{self.name}' has no embedding feature")
+        if self.ranking is not None and not hasattr(self.model, self.ranking.method):
+            raise ProgramError(
+                f"program '{self.name}' has a ranking, but its model has no method "
+                f"'{self.ranking.method}' that returns scores and the relevant candidates"
+            )
         for feature in self.features:
             if feature.table not in tables:
                 raise ProgramError(
@@ -136,7 +159,7 @@ class Program:
     def schema(self) -> Schema:
         """How columns become examples."""
         features = tuple((feature.name, feature.transform) for feature in self.features)
-        return Schema(features, self.dense, self.label)
+        return Schema(features, self.dense, self.label, self.positive)
 
     def feature_specs(self, batch_size: int) -> dict[str, FeatureSpec]:
         """Fresh feature specs for a global batch, by feature name; not yet stacked."""
@@ -145,8 +168,14 @@ class Program:
             feature.name: FeatureSpec(
                 name=feature.name,
                 table_spec=tables[feature.table],
-                input_shape=(batch_size, feature.transform.valency),
-                output_shape=(batch_size, tables[feature.table].embedding_dim),
+                input_shape=(
+                    batch_size * feature.positions,
+                    feature.transform.valency // feature.positions,
+                ),
+                output_shape=(
+                    batch_size * feature.positions,
+                    tables[feature.table].embedding_dim,
+                ),
             )
             for feature in self.features
         }
@@ -164,6 +193,7 @@ class Program:
         ]
         text = repr(
             (self.name, tables, self.features, self.dense, self.label, repr(self.model), self.loss)
+            + (() if self.positive is None else (self.positive,))
         )
         # Addresses differ between processes.
         return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]

@@ -9,10 +9,12 @@ at a time. Beside that, a host can be asked for its pulse at any moment, also wh
     Join(coordinator)          →   Joined          one mesh over all hosts
     Survey()                   →   Surveyed        rows, steps, limits seen in a sample; only
                                                    where there is no plan yet
-    Prepare(plan)              →   Prepared        the plan's hash, recomputed from the host's specs
+    Prepare(plan)              →   Prepared        the plan's hash, made from the host's own specs.
+                                                   Again, between leases, if limits are raised: the
+                                                   state stays, and the step is compiled anew
     Restore(step | None)       →   Restored
     RunLease(lease)            →   LeaseDone       … many times
-    Evaluate(split)            →   Evaluated
+    Evaluate(split, number)    →   Evaluated
     Finish()                   →   Finished        pending checkpoints are committed
 
 All of these are plain values: they pickle, and none holds an array larger than a metric.
@@ -22,9 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from workers.metrics import BinaryMetrics
+
+if TYPE_CHECKING:
+    from workers.data.holdout import Holdout
+    from workers.ranking_metrics import RankingMetrics
 
 __all__ = [
     "Assignment",
@@ -48,6 +54,7 @@ __all__ = [
     "RunLease",
     "RunSpec",
     "SkippedStep",
+    "Squeezed",
     "Survey",
     "Surveyed",
     "merge_observed",
@@ -71,6 +78,8 @@ class RunSpec:
     epochs: int
     seed: int
     devices_per_host: int
+    sparsecores_per_device: int = 1
+    """As the devices have them; 1 where there are none."""
     total_steps: int = 1
     """Steps of the whole run, for learning-rate schedules."""
     platform: str = "cpu"
@@ -87,6 +96,15 @@ class RunSpec:
     non_finite: Literal["stop", "skip", "rollback"] = "stop"
     """What a loss or gradient that is not finite does: ``skip`` leaves the state as it was before
     the step, with the other two it is an error."""
+    minibatching: bool = False
+    """Whether a batch beyond the limits is looked up in several rounds."""
+    drop_ids: bool = False
+    """Whether ids beyond the limits are left out, and counted."""
+    holdout: Holdout | None = None
+    """Rows to evaluate on, where the data has no ``test`` split of its own."""
+    session: str = ""
+    """Another one for each driver: what hosts keep for those that take their place is valid within
+    it. Empty keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -140,22 +158,47 @@ class Observed:
     max_unique_ids_per_partition: int
     required_buffer_size_per_device: int
 
-    def merge(self, other: Observed) -> Observed:
-        """The larger of both, value by value."""
-        return Observed(
-            max(self.max_ids_per_partition, other.max_ids_per_partition),
-            max(self.max_unique_ids_per_partition, other.max_unique_ids_per_partition),
-            max(self.required_buffer_size_per_device, other.required_buffer_size_per_device),
-        )
-
 
 def merge_observed(*observed: Mapping[str, Observed]) -> dict[str, Observed]:
     """The largest values of all, stack by stack."""
-    merged: dict[str, Observed] = {}
+    seen: dict[str, list[Observed]] = {}
     for values in observed:
-        for stack, seen in values.items():
-            merged[stack] = merged[stack].merge(seen) if stack in merged else seen
-    return merged
+        for stack, value in values.items():
+            seen.setdefault(stack, []).append(value)
+    return {
+        stack: Observed(
+            max(value.max_ids_per_partition for value in values),
+            max(value.max_unique_ids_per_partition for value in values),
+            max(value.required_buffer_size_per_device for value in values),
+        )
+        for stack, values in seen.items()
+    }
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    """What was done about batches that exceeded a limit."""
+
+    steps: int = 0
+    """Batches that were looked up in several minibatches; the same on all hosts."""
+    most: int = 1
+    """Most minibatches of a batch; the same on all hosts."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Ids that were left out, by table stack; of one host, or of all together."""
+
+    def then(self, later: Squeezed) -> Squeezed:
+        """Both, one after the other."""
+        return Squeezed(self.steps + later.steps, max(self.most, later.most), self._together(later))
+
+    def beside(self, other: Squeezed) -> Squeezed:
+        """Both, of two hosts for the same steps."""
+        return Squeezed(
+            max(self.steps, other.steps), max(self.most, other.most), self._together(other)
+        )
+
+    def _together(self, other: Squeezed) -> dict[str, int]:
+        stacks = sorted({*self.dropped, *other.dropped})
+        return {name: self.dropped.get(name, 0) + other.dropped.get(name, 0) for name in stacks}
 
 
 @dataclass(frozen=True)
@@ -261,23 +304,37 @@ class LeaseDone:
     """Busy seconds of the pipeline's stages: ``read`` (and transform), ``encode``, ``put``."""
     skipped: tuple[SkippedStep, ...] = ()
     """Steps that were left without effect, the same on all hosts."""
+    squeezed: Squeezed = field(default_factory=Squeezed)
+    """What was done about batches that exceeded a limit; ids of this host's share."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate the current tables and model on a split of the data, every row once."""
+    """Evaluate the current tables and model on a split of the data, every row once.
+
+    The hosts may be told in the middle of it to hold, and then to leave it after a step: see
+    ``workers.brake``.
+    """
 
     split: str
+    number: int = -1
+    """Tells it from other evaluations and leases; -1 for one that is not interrupted."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Every row of the split was evaluated once."""
+    """Every row of the split was evaluated once, or the evaluation was left before its end."""
 
     rank: int
     split: str
     metrics: BinaryMetrics
     """This host's share: merge them over hosts."""
+    complete: bool = True
+    """Whether it came to its end."""
+    ranking: RankingMetrics | None = None
+    """The same, if the program has a ranking."""
+    squeezed: Squeezed = field(default_factory=Squeezed)
+    """What was done about batches that exceeded a limit; ids of this host's share."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import tensorstore as ts
 
 from kernels import EmbeddingPlan, EmbeddingVariables, StackPlan, TablePlacement
 
-__all__ = ["Move", "moves", "read_tables"]
+__all__ = ["Move", "Place", "moves", "open_arrays", "place_of", "read_tables"]
 
 BLOCK_BYTES = 64 << 20
 """Most bytes of a saved array read at once."""
@@ -40,7 +40,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where a table lies under one plan."""
 
     stack: StackPlan
@@ -49,6 +49,7 @@ class _Place:
 
     @property
     def shard_rows(self) -> int:
+        """Rows of the stack on one SparseCore."""
         return self.stack.vocab_size // self.sparsecores
 
     def position(self, row: int) -> int:
@@ -72,7 +73,7 @@ def moves(
     Returns:
         Moves that name every row of the table on these SparseCores exactly once.
     """
-    before, after = _place(old, table), _place(new, table)
+    before, after = place_of(old, table), place_of(new, table)
     rows = new.table(table).vocabulary_size
     period = math.lcm(before.sparsecores, after.sparsecores)
     result = []
@@ -93,11 +94,12 @@ def _evenly(start: int, step: int, count: int) -> range:
     return range(start, start + step * count, step)
 
 
-def _place(plan: EmbeddingPlan, table: str) -> _Place:
+def place_of(plan: EmbeddingPlan, table: str) -> Place:
+    """Where a table lies under a plan."""
     for stack in plan.stacks:
         for placement in stack.tables:
             if placement.table == table:
-                return _Place(stack, placement, plan.topology.sparsecores)
+                return Place(stack, placement, plan.topology.sparsecores)
     plan.table(table)  # tells which tables there are
     raise AssertionError(f"plan {plan.hash[:12]} has table '{table}', but in no stack")
 
@@ -125,7 +127,7 @@ def read_tables(
     Raises:
         ValueError: An array is missing or cannot be read.
     """
-    saved = _open_all(folder)
+    saved = open_arrays(folder)
     result: dict[str, EmbeddingVariables] = {}
     for stack in new.stacks:
         paths, tree = jax.tree_util.tree_flatten_with_path(fresh[stack.name])
@@ -142,7 +144,7 @@ def _key_name(key: Any) -> str:
     return str(getattr(key, "name", getattr(key, "idx", None)))
 
 
-def _open_all(folder: Path) -> Callable[[str], ts.TensorStore]:
+def open_arrays(folder: Path) -> Callable[[str], ts.TensorStore]:
     """Opens arrays of a checkpoint by their names."""
     store = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{folder.absolute()}/"}).result()
     names = {key.decode() for key in store.list().result()}
@@ -167,7 +169,7 @@ def _filled(
     parts = [(shard, np.array(shard.data)) for shard in fresh.addressable_shards]
     rows_per_core = fresh.shape[0] // new.topology.sparsecores
     for placement in stack.tables:
-        source = _place(old, placement.table).stack
+        source = place_of(old, placement.table).stack
         # Padding columns keep what is there; a slot narrower than the table has none.
         columns = min(new.table(placement.table).embedding_dim, fresh.shape[1])
         wanted = []

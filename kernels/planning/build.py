@@ -45,6 +45,7 @@ def build_plan(
     limits: Mapping[str, Limits] | None = None,
     version: int = 0,
     stack: bool = True,
+    minibatching: bool = False,
     activation_mem_bytes_limit: int = DEFAULT_ACTIVATION_MEM_BYTES_LIMIT,
 ) -> EmbeddingPlan:
     """Decide where every table lies and how much room batches get. Pure; touches no device.
@@ -58,6 +59,8 @@ def build_plan(
             exceed.
         version: Number of the plan.
         stack: Stack tables of equal kind; otherwise every table is a stack of its own.
+        minibatching: Whether batches are encoded, looked up and updated with
+            ``enable_minibatching=True``; buffers may then be larger than full partitions need.
         activation_mem_bytes_limit: See `auto_stack_tables`.
 
     Raises:
@@ -101,9 +104,11 @@ def build_plan(
             for feature in sorted(features, key=lambda feature: feature.name)
         ),
         stacks=tuple(
-            stack_plan(members[name], topology, given.get(name)) for name in sorted(members)
+            stack_plan(members[name], topology, given.get(name), minibatching=minibatching)
+            for name in sorted(members)
         ),
         version=version,
+        minibatching=minibatching,
     )
 
 
@@ -239,11 +244,17 @@ def feature_plan(feature: FeatureSpec, row_offset: int) -> FeaturePlan:
     )
 
 
-def stack_plan(features: list[FeatureSpec], topology: Topology, given: Limits | None) -> StackPlan:
+def stack_plan(
+    features: list[FeatureSpec],
+    topology: Topology,
+    given: Limits | None,
+    *,
+    minibatching: bool = False,
+) -> StackPlan:
     """What a plan says of the stack that placed features are in; None for its largest limits."""
     spec = features[0].table_spec.stacked_table_spec
     maximum = theoretical_limits(features, topology.sparsecores, topology.sparsecores_per_device)
-    limits = maximum if given is None else given.fitted(topology)
+    limits = maximum if given is None else given.fitted(topology, minibatching=minibatching)
     settings = {f.table_spec.name: f.table_spec.setting_in_stack for f in features}
     return StackPlan(
         name=spec.stack_name,
@@ -264,7 +275,11 @@ def stack_plan(features: list[FeatureSpec], topology: Topology, given: Limits | 
         limits=limits,
         maximum=maximum,
         memory=estimate_memory(
-            spec, {f.table_spec.name: f.table_spec for f in features}.values(), limits, topology
+            spec,
+            {f.table_spec.name: f.table_spec for f in features}.values(),
+            limits,
+            topology,
+            minibatching=minibatching,
         ),
     )
 

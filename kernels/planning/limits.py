@@ -16,6 +16,7 @@ from typing import Protocol
 from kernels.errors import SpecError
 from kernels.planning.stacking import sample_count
 from kernels.planning.topology import Topology
+from kernels.preprocessing.minibatching import BUCKETS
 from kernels.specs import FeatureSpec
 from kernels.utils import round_up
 
@@ -59,10 +60,17 @@ class Limits:
             and observed.required_buffer_size_per_device <= self.buffer_size_per_device
         )
 
-    def fitted(self, topology: Topology) -> Limits:
-        """The same limits, the buffer aligned and no larger than full partitions need."""
+    def fitted(self, topology: Topology, *, minibatching: bool = False) -> Limits:
+        """The same limits, the buffer aligned and no larger than full partitions need.
+
+        Args:
+            topology: The mesh.
+            minibatching: Whether there may be as many full partitions in each of 64 minibatches.
+        """
         per_device = topology.sparsecores_per_device
         full = round_up(self.max_ids_per_partition, ALIGNMENT) * topology.sparsecores * per_device
+        if minibatching:
+            full *= BUCKETS
         wanted = round_up(self.buffer_size_per_device, ALIGNMENT * per_device)
         return dataclasses.replace(self, buffer_size_per_device=min(wanted, full))
 

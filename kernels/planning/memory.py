@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kernels.planning.limits import Limits
 from kernels.planning.topology import Topology
+from kernels.preprocessing.minibatching import BUCKETS
 from kernels.specs import StackedTableSpec, TableSpec
 
 __all__ = ["MemoryEstimate", "estimate_memory", "memory_text", "with_other_limits"]
@@ -57,7 +58,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    stack: StackedTableSpec, tables: Iterable[TableSpec], limits: Limits, topology: Topology
+    stack: StackedTableSpec,
+    tables: Iterable[TableSpec],
+    limits: Limits,
+    topology: Topology,
+    *,
+    minibatching: bool = False,
 ) -> MemoryEstimate:
     """Bytes of one stack on one device of the topology.
 
@@ -66,6 +72,7 @@ def estimate_memory(
         tables: Its tables, each once.
         limits: Room for a batch.
         topology: The mesh.
+        minibatching: Whether there is room for the row pointers of 64 minibatches.
     """
     rows = stack.stack_vocab_size // topology.devices
     width = stack.stack_embedding_dim
@@ -80,7 +87,7 @@ def estimate_memory(
     return MemoryEstimate(
         tables=rows * width * _BYTES,
         slots=rows * slot_columns * _BYTES,
-        input_buffers=_input_buffers(limits, topology),
+        input_buffers=_input_buffers(limits, topology, minibatching),
         activations=activations,
         gradients=activations,
         exchange=_exchange(width, limits, topology),
@@ -89,18 +96,25 @@ def estimate_memory(
 
 
 def with_other_limits(
-    memory: MemoryEstimate, width: int, limits: Limits, topology: Topology
+    memory: MemoryEstimate,
+    width: int,
+    limits: Limits,
+    topology: Topology,
+    *,
+    minibatching: bool = False,
 ) -> MemoryEstimate:
     """The bytes with other limits: only input buffers and exchange depend on them."""
     return dataclasses.replace(
         memory,
-        input_buffers=_input_buffers(limits, topology),
+        input_buffers=_input_buffers(limits, topology, minibatching),
         exchange=_exchange(width, limits, topology),
     )
 
 
-def _input_buffers(limits: Limits, topology: Topology) -> int:
+def _input_buffers(limits: Limits, topology: Topology, minibatching: bool) -> int:
     pointers = topology.sparsecores_per_device * max(topology.sparsecores, 8)
+    if minibatching:
+        pointers *= BUCKETS
     return (pointers + 3 * limits.buffer_size_per_device) * _BYTES
 
 

@@ -24,8 +24,11 @@ from kernels.planning.topology import Topology
 
 __all__ = ["EmbeddingPlan", "FeaturePlan", "StackPlan", "TablePlacement", "TablePlan"]
 
-FORMAT = 2
+FORMAT = 3
 """Changes when the JSON of a plan changes its meaning."""
+
+READABLE = (2, FORMAT)
+"""Formats that `EmbeddingPlan.from_json` reads; before 3 no plan had minibatches."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,9 @@ class EmbeddingPlan:
     features: tuple[FeaturePlan, ...]
     stacks: tuple[StackPlan, ...]
     version: int = 0
+    minibatching: bool = False
+    """Whether a batch beyond the limits is looked up in several rounds: buffers are laid out for
+    it, and may be larger than one round can fill."""
 
     @property
     def limits(self) -> dict[str, Limits]:
@@ -178,7 +184,7 @@ class EmbeddingPlan:
             stack = self.stack(name)
             raised[name] = raise_limits(
                 stack.limits, seen, headroom=headroom, maximum=stack.maximum, due=due
-            ).fitted(self.topology)
+            ).fitted(self.topology, minibatching=self.minibatching)
         return self if raised == self.limits else self.with_limits(raised)
 
     def with_limits(self, limits: Mapping[str, Limits]) -> EmbeddingPlan:
@@ -192,6 +198,7 @@ class EmbeddingPlan:
                     stack.width,
                     limits.get(stack.name, stack.limits),
                     self.topology,
+                    minibatching=self.minibatching,
                 ),
             )
             for stack in self.stacks
@@ -231,7 +238,7 @@ class EmbeddingPlan:
         """
         try:
             content = json.loads(text)
-            if content.pop("format") != FORMAT:
+            if content.pop("format") not in READABLE:
                 raise ValueError("it was written by another version of emberay")
             return cls(
                 topology=Topology(**content.pop("topology")),

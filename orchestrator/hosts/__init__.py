@@ -1,6 +1,6 @@
 """The carriers of hosts: real ones on Ray, and simulated ones on a clock of their own.
 
-``interface`` says what the controller asks of them. Ray is imported only by ``ray_hosts``.
+``interface`` says what the controller asks of them. The others are for Ray alone.
 """
 
 from __future__ import annotations

@@ -10,7 +10,15 @@ from typing import Literal, Protocol
 from orchestrator.errors import HostError
 from workers.protocol import Command, RunLease
 
-__all__ = ["Fault", "FaultKind", "FaultSource", "NoFaults", "RandomFaults", "ScriptedFaults"]
+__all__ = [
+    "Fault",
+    "FaultKind",
+    "FaultSource",
+    "NoFaults",
+    "RandomDelays",
+    "RandomFaults",
+    "ScriptedFaults",
+]
 
 type FaultKind = Literal["die", "freeze", "stall", "raise", "break", "mismatch", "other_data"]
 """die: the process is gone, and collectives of the others break. freeze: it stops, pulse and all.
@@ -117,6 +125,33 @@ class RandomFaults:
             self._random.randrange(hosts),
             position=self._random.random(),
         )
+
+
+class RandomDelays:
+    """Makes commands take longer, and single hosts answer later than the others, at random.
+
+    Args:
+        seed: The same seed gives the same delays for the same commands.
+        chance: Chance of either for each command.
+        longest: Most seconds of either.
+    """
+
+    def __init__(self, seed: int, chance: float, longest: float) -> None:
+        self._random = random.Random(seed)
+        self._chance = chance
+        self._longest = longest
+
+    def longer(self) -> float:
+        """Seconds that the next command takes longer on all hosts."""
+        if self._random.random() >= self._chance:
+            return 0.0
+        return self._random.uniform(0.0, self._longest)
+
+    def straggler(self, hosts: int) -> tuple[int, float] | None:
+        """The host that answers the next command late, and by how many seconds."""
+        if self._random.random() >= self._chance:
+            return None
+        return self._random.randrange(hosts), self._random.uniform(0.0, self._longest)
 
 
 def _contains(command: Command | None, step: int) -> bool:

@@ -21,6 +21,7 @@ import psutil
 from kernels.errors import EmberayError
 from orchestrator.errors import HostError
 from workers.protocol import Assignment, Command, Hello, Pulse, Reply, RunSpec
+from workers.stacks import stacks_of_threads
 
 __all__ = ["HostActor", "HostLike", "Outcome", "log_file"]
 
@@ -143,9 +144,7 @@ class HostActor:
         """The stacks of all threads."""
         if self._host is not None:
             return self._host.dump_stacks()
-        return "\n".join(
-            "".join(traceback.format_stack(frame)) for frame in sys._current_frames().values()
-        )
+        return stacks_of_threads()
 
 
 def log_file(run_folder: Path, assignment: Assignment) -> Path:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -13,6 +13,7 @@ import ray
 
 from orchestrator.hosts.host_actor import HostActor, Outcome
 from orchestrator.hosts.interface import Held
+from orchestrator.slices import set_environment
 from workers.protocol import Assignment, Command, Hello, Pulse, RunSpec
 
 __all__ = ["actor_class", "host_environment"]
@@ -33,11 +34,17 @@ def actor_class(options: dict[str, Any]) -> Any:
     """The actor class: pulses and stacks are answered on threads of their own."""
 
     class RayHost:
-        def __init__(self, factory: str, run: RunSpec, assignment: Assignment | None) -> None:
+        def __init__(
+            self,
+            factory: str,
+            run: RunSpec,
+            assignment: Assignment | None,
+            environment: Mapping[str, str] | None = None,
+        ) -> None:
             # Not through Ray's runtime_env: for that, Ray starts each process anew and slowly.
             if "jax" in sys.modules:
                 raise RuntimeError("JAX is loaded before its settings are made")
-            os.environ.update(host_environment(run))
+            set_environment({**host_environment(run), **(environment or {})})
             self._factory, self._run = factory, run
             self._actor: HostActor | None = None
             self._node = ray.get_runtime_context().get_node_id()
@@ -61,8 +68,8 @@ def actor_class(options: dict[str, Any]) -> Any:
                 self._actor.notice_leaving()
 
         def warm(self) -> None:
-            for place in (self._factory, self._run.program):
-                import_module(place.partition(":")[0])
+            import_module(self._factory.partition(":")[0])
+            import_module("workers.warm").warm_up(self._run)
 
         def start(self, assignment: Assignment) -> Outcome:
             outcome = (self._actor or self._assign(assignment)).start()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from orchestrator.hosts.interface import (
     Raised,
     StacksSeen,
 )
+from orchestrator.hosts.outside_stacks import outside_stacks, outside_stacks_on
 from orchestrator.hosts.processes import (
     KILL_SECONDS,
     START_SECONDS,
@@ -32,10 +34,14 @@ from orchestrator.hosts.processes import (
     wait_until_gone,
 )
 from orchestrator.hosts.ray_actor import actor_class, host_environment
+from orchestrator.slices import Place
 from workers.protocol import Assignment, Command, Hello, RunLease, RunSpec
 
 __all__ = ["RayHosts", "host_environment"]
 
+FULL_SPEED = 2
+"""The lease of a launch with which spare processes are started. All wait for the first one, which
+compiles, and on few cores the imports of the spares would hold it up."""
 _LAST_LINES = 3
 _LONGEST_TEXT = 400
 """Characters of Ray's words that are kept."""
@@ -74,6 +80,7 @@ class RayHosts:
         cluster: Resources of each host.
         pulse_interval: Seconds between pulses.
         factory: ``module:callable`` that makes a host of a run, an assignment and an address.
+        place: Where a host is to be started; None leaves it to Ray.
     """
 
     def __init__(
@@ -83,25 +90,30 @@ class RayHosts:
         *,
         pulse_interval: float = 1.0,
         factory: str = "workers.host:Host",
+        place: Callable[[Assignment], Place] | None = None,
     ) -> None:
         self._run = run
         self._cluster = cluster
         self._pulse_interval = pulse_interval
         self._factory = factory
+        self._place = place
         self._members: dict[int, _Member] = {}
         self._pending: dict[Any, tuple[int, _Asked]] = {}
         self._last_assignments: dict[int, Assignment] = {}
         self._spares: list[_Spare] = []
+        self._leases = 0
         self._here = ray.get_runtime_context().get_node_id()
+        self._looker = ThreadPoolExecutor(4, thread_name_prefix="outside-stacks")
+        self._looking: dict[Future[str], int] = {}
 
     # The interface.
 
     def launch(self, assignments: Sequence[Assignment]) -> None:
         """See ``HostGroup.launch``."""
         actor_class = self._make_actor_class()
+        self._leases = 0
         for assignment in assignments:
-            spare = self._take_spare()
-            actor = spare or actor_class.remote(self._factory, self._run, assignment)
+            actor = self._take_spare() or self._start(actor_class, assignment)
             member = _Member(assignment, actor)
             self._members[assignment.rank] = member
             self._last_assignments[assignment.rank] = assignment
@@ -114,7 +126,9 @@ class RayHosts:
             if not member.dead:
                 self._pending[member.actor.execute.remote(shared)] = (rank, "command")
         if isinstance(command, RunLease):
-            self._fill_spares()
+            self._leases += 1
+            if self._leases >= FULL_SPEED:
+                self._fill_spares()
 
     def poll(self, timeout: float) -> list[Observation]:
         """See ``HostGroup.poll``."""
@@ -126,7 +140,8 @@ class RayHosts:
         ready, _ = ray.wait(pending, num_returns=1, timeout=timeout)
         if ready:
             ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
-        seen: list[Observation] = []
+        looked = [future for future in self._looking if future.done()]
+        seen: list[Observation] = [StacksSeen(self._looking.pop(f), f.result()) for f in looked]
         for reference in ready:
             rank, asked = self._pending.pop(reference)
             observation = self._read(reference, self._members[rank], asked)
@@ -160,10 +175,17 @@ class RayHosts:
         return int(min(free.get(name, 0.0) / amount for name, amount in needs.items()))
 
     def dump_stacks(self, rank: int) -> None:
-        """See ``HostGroup.dump_stacks``."""
+        """See ``HostGroup.dump_stacks``. A host that is silent is looked into from outside."""
         member = self._members.get(rank)
-        if member is not None and not member.dead:
+        if member is None or member.dead:
+            return
+        late = member.pulse_asked and time.monotonic() > member.pulse_due + self._pulse_interval
+        if not late or member.pid is None or member.node is None:
             self._pending[member.actor.dump_stacks.remote()] = (rank, "stacks")
+        elif member.node == self._here:
+            self._looking[self._looker.submit(outside_stacks, member.pid)] = rank
+        else:
+            self._pending[outside_stacks_on(member.node, member.pid)] = (rank, "stacks")
 
     def last_words(self, rank: int) -> str:
         """See ``HostGroup.last_words``."""
@@ -186,12 +208,14 @@ class RayHosts:
         it is told to Ray as well, which knows processes whose ids are not known yet.
         """
         members, self._members, self._pending = list(self._members.values()), {}, {}
+        self._looking = {}
         by_node: dict[str, list[int]] = {}
         for member in members:
             if member.pid is not None and member.node is not None and not member.dead:
                 by_node.setdefault(member.node, []).append(member.pid)
         here = by_node.pop(self._here, [])
-        elsewhere = [end_on(node, pids) for node, pids in by_node.items()]
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} if by_node else set()
+        elsewhere = [end_on(node, pids) for node, pids in by_node.items() if node in alive]
         kill_processes(here)
         for member in members:
             ray.kill(member.actor, no_restart=True)
@@ -206,6 +230,7 @@ class RayHosts:
         for spare in self._spares:
             ray.kill(spare.actor, no_restart=True)
         self._spares = []
+        self._looker.shutdown(wait=False, cancel_futures=True)
 
     # How it is done.
 
@@ -227,6 +252,13 @@ class RayHosts:
                 continue
             return spare.actor
         return None
+
+    def _start(self, actor_class: Any, assignment: Assignment) -> Any:
+        if self._place is None:
+            return actor_class.remote(self._factory, self._run, assignment)
+        place = self._place(assignment)
+        actor_class = actor_class.options(**place.options)
+        return actor_class.remote(self._factory, self._run, assignment, place.environment)
 
     def _make_actor_class(self) -> Any:
         resources = dict(self._cluster.resources_per_host)

@@ -8,14 +8,13 @@ milliseconds.
 
 from __future__ import annotations
 
-import heapq
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from kernels.errors import LimitsExceeded, Overflow
 from orchestrator.errors import HostError
-from orchestrator.hosts.faults import Fault, FaultSource, NoFaults
+from orchestrator.hosts.faults import Fault, FaultSource, NoFaults, RandomDelays
 from orchestrator.hosts.interface import (
     Answered,
     Died,
@@ -26,6 +25,7 @@ from orchestrator.hosts.interface import (
     StacksSeen,
 )
 from orchestrator.hosts.simulated_lease import altered, lease_replies, nothing, simulated_metrics
+from orchestrator.hosts.simulated_timeline import NEVER, Health, Timeline
 from orchestrator.hosts.simulated_world import (
     COLLECTIVE,
     STACK,
@@ -40,8 +40,6 @@ from workers.protocol import Assignment, Command, Observed, Reply
 
 __all__ = ["SimulatedHosts"]
 
-_NEVER = float("inf")
-
 
 class SimulatedHosts:
     """A ``HostGroup`` without processes.
@@ -52,6 +50,7 @@ class SimulatedHosts:
         devices_per_host: Devices that each host reports.
         faults: What goes wrong.
         times: How long things take.
+        delays: What takes longer; nothing by default.
     """
 
     def __init__(
@@ -62,31 +61,27 @@ class SimulatedHosts:
         devices_per_host: int = 1,
         faults: FaultSource | None = None,
         times: Times | None = None,
+        delays: RandomDelays | None = None,
     ) -> None:
         self._clock = clock
         self._world = world
         self._devices = devices_per_host
         self._faults = faults or NoFaults()
         self._times = times or Times()
-        self._launches = 0
+        self._delays = delays or RandomDelays(0, chance=0.0, longest=0.0)
         self._forget()
 
     def _forget(self) -> None:
-        self._hosts = 0
-        self._launch = -1
-        self._queue: list[tuple[float, int, Callable[[], Observation | None]]] = []
-        self._count = 0
-        self._next_pulse = _NEVER
-        self._started_at: list[float] = []
-        self._gone_at: list[float] = []
-        self._frozen_at: list[float] = []
-        self._stalled_at: list[float] = []
-        self._unanswered: set[int] = set()
+        self._hosts, self._launch = 0, -1
+        self._timeline = Timeline()
+        self._health = Health(0, 0.0, 0)
+        self._next_pulse = NEVER
+        self._unanswered = 0
         self._phase, self._phase_since, self._lease = "starting", 0.0, None
         self._step: int | None = None
         self._plan: SimulatedPlan | None = None
         self._leaving: set[int] = set()
-        self._struck, self._outcome = False, set[int]()
+        self._struck, self._outcome, self._last_outcome = False, -1, -1
         self._compiled = False
         self._pending: list[tuple[float, int]] = []
 
@@ -99,14 +94,10 @@ class SimulatedHosts:
         self._forget()
         now, hosts = self._clock.now, len(assignments)
         self._hosts, self._launch = hosts, assignments[0].launch
-        self._launches += 1
-        self._gone_at, self._frozen_at = [_NEVER] * hosts, [_NEVER] * hosts
-        self._stalled_at = [_NEVER] * hosts
-        places = min(hosts, self._world.capacity)
-        self._started_at = [now + self._times.start] * places + [_NEVER] * (hosts - places)
+        self._health = Health(hosts, now + self._times.start, self._world.capacity)
         self._next_pulse = now + self._times.pulse
         self._phase_since = now
-        self._unanswered = set(range(hosts))
+        self._unanswered = hosts
         self._carry_out(
             None,
             self._times.start,
@@ -117,7 +108,7 @@ class SimulatedHosts:
         """See ``HostGroup.send``."""
         if self._unanswered:
             raise RuntimeError(f"{type(command).__name__} sent before all hosts have answered")
-        self._unanswered = set(range(self._hosts))
+        self._unanswered = self._hosts
         self._phase_since, self._lease = self._clock.now, None
         times = self._times
         match command:
@@ -171,44 +162,33 @@ class SimulatedHosts:
 
     def poll(self, timeout: float) -> list[Observation]:
         """See ``HostGroup.poll``; the clock goes to the next event, or by ``timeout``."""
-        due = min(self._queue[0][0] if self._queue else _NEVER, self._next_pulse)
+        due = min(self._timeline.due, self._next_pulse)
         self._clock.now = max(self._clock.now, min(due, self._clock.now + timeout))
         now = self._clock.now
-        seen: list[Observation] = []
-        while self._queue and self._queue[0][0] <= now:
-            observation = heapq.heappop(self._queue)[2]()
-            if observation is None:
-                continue
-            if isinstance(observation, Answered):
-                self._unanswered.discard(observation.rank)
-            seen.append(observation)
+        seen = self._timeline.until(now)
         if now >= self._next_pulse:
             self._next_pulse = now + self._times.pulse
-            seen += [
-                PulseSeen(rank, self._pulse(rank))
-                for rank in range(self._hosts)
-                if self._started_at[rank] <= now < min(self._gone_at[rank], self._frozen_at[rank])
-            ]
+            seen += [PulseSeen(rank, self._pulse(rank)) for rank in self._health.beating(now)]
         return seen
 
     def hold(self, lease: int) -> None:
-        """See ``HostGroup.hold``; all hold before the step after the next."""
+        """See ``HostGroup.hold``; all hold before the step after the next, but no evaluation."""
+        if self._phase == "evaluating":
+            return
         if self._lease is None or self._lease.number != lease:
             raise RuntimeError(f"told to hold in lease {lease}, but {self._lease} is run")
         for rank in range(self._hosts):
-            if self._alive(rank) and self._stalled_at[rank] == _NEVER:
+            if self._alive(rank) and self._health.stalls_at(rank) == NEVER:
                 begun = min(self._lease.last, self._pulse(rank).step + 1)
-                held = Held(rank, lease, begun)
-                self._at(self._clock.now + 0.05, lambda held=held: held)
+                self._timeline.see(self._clock.now + 0.05, Held(rank, lease, begun))
 
     def release(self, lease: int, last: int) -> None:
         """See ``HostGroup.release``."""
         running = self._lease
         if running is None or running.number != lease or not running.first <= last <= running.last:
             raise RuntimeError(f"told to end lease {lease} at step {last}, but {running} is run")
-        if last < running.last and not self._struck and self._unanswered:
-            self._queue = [entry for entry in self._queue if entry[1] not in self._outcome]
-            heapq.heapify(self._queue)
+        if last < running.last and not self._struck and self._timeline.drop(self._outcome):
+            self._timeline.drop(self._last_outcome)
             self._lease = replace(running, last=last, save=False)
             reply, done = self._end_of(self._lease, compiling=0.0)
             self._answer(self._times.step, reply, done)
@@ -220,7 +200,8 @@ class SimulatedHosts:
     def dump_stacks(self, rank: int) -> None:
         """See ``HostGroup.dump_stacks``; frozen hosts stay silent."""
         if self._alive(rank):
-            self._at(self._clock.now + 0.1, lambda: StacksSeen(rank, f"stacks of host {rank}"))
+            stacks = StacksSeen(rank, f"stacks of host {rank}")
+            self._timeline.see(self._clock.now + 0.1, stacks)
 
     def last_words(self, rank: int) -> str:
         """See ``HostGroup.last_words``."""
@@ -243,6 +224,10 @@ class SimulatedHosts:
     def tell_to_leave(self, rank: int) -> None:
         """A host's pulse says from now on that its machine will end it."""
         self._leaving.add(rank)
+
+    def report(self, time: float, observation: Observation) -> None:
+        """Something is seen of a host at this time, whatever it does."""
+        self._timeline.see(time, observation)
 
     @property
     def at_step(self) -> int:
@@ -278,12 +263,12 @@ class SimulatedHosts:
                 STACK, "max_ids_per_partition", self._plan.limit, world.needs[too_much]
             )
             error = LimitsExceeded([overflow])
-            self._at(self._clock.now + duration, lambda: Raised(self._hosts - 1, error))
+            self._timeline.see(self._clock.now + duration, Raised(self._hosts - 1, error))
             return
         if (bad := world.first_bad(lease)) is not None:
             wrong = NonFiniteLoss(f"step {bad}: the loss is nan", bad)
             for rank in range(self._hosts):
-                self._at(self._clock.now + duration, lambda rank=rank: Raised(rank, wrong))
+                self._timeline.see(self._clock.now + duration, Raised(rank, wrong))
             return
         reply, done = self._end_of(lease, compiling)
         self._carry_out(command, duration, reply, done)
@@ -292,7 +277,8 @@ class SimulatedHosts:
         self, lease: protocol.Lease, compiling: float
     ) -> tuple[Callable[[int], Reply], Callable[[], None]]:
         """What hosts answer at a lease's end, and what has happened by then."""
-        reply = lease_replies(self._world, lease, self._hosts, compiling, self._times)
+        limit = self._plan.limit if self._plan else 1
+        reply = lease_replies(self._world, lease, self._hosts, compiling, self._times, limit)
 
         def done() -> None:
             self._step, self._compiled = lease.last, True
@@ -309,7 +295,8 @@ class SimulatedHosts:
         done: Callable[[], None] = nothing,
     ) -> None:
         """Queue every host's answer, or what comes of a fault."""
-        if command is not None and not all(self._alive(rank) for rank in range(self._hosts)):
+        duration += self._delays.longer()
+        if command is not None and not self._health.all_alive(self._clock.now):
             return
         fault = self._faults.strike(command, self._launch, self._hosts)
         struck = fault is not None and fault.kind not in ("mismatch", "other_data")
@@ -335,15 +322,22 @@ class SimulatedHosts:
         silent: Callable[[int], bool] = lambda rank: False,
     ) -> None:
         """Queue the end of a command."""
-        now = self._clock.now
-        first = self._count + 1
-        self._at(now + duration, lambda: done())
-        for rank in range(self._hosts):
-            if silent(rank) or self._started_at[rank] == _NEVER:
-                continue
-            answer = Answered(rank, altered(reply(rank), fault))
-            self._at(now + duration, lambda answer=answer: answer)
-        self._outcome = set(range(first, self._count + 1))
+
+        def answers(asked: Iterable[int]) -> list[Observation]:
+            starts = self._health.starts
+            ranks = [rank for rank in asked if starts[rank] != NEVER and not silent(rank)]
+            self._unanswered -= len(ranks)
+            return [Answered(rank, altered(reply(rank), fault)) for rank in ranks]
+
+        def end() -> list[Observation]:
+            done()
+            return answers(rank for rank in range(self._hosts) if rank != late)
+
+        at = self._clock.now + duration
+        late, by = self._delays.straggler(self._hosts) or (None, 0.0)
+        self._outcome = self._timeline.put(at, end)
+        if late is not None:
+            self._last_outcome = self._timeline.put(at + by, lambda: answers([late]))
 
     def _suffer(
         self, fault: Fault, command: Command | None, duration: float, together: bool
@@ -355,30 +349,31 @@ class SimulatedHosts:
         broken = HostError("JaxRuntimeError", "connection closed by peer", transient=True)
         match fault.kind:
             case "die":
-                self._gone_at[fault.rank] = at
+                self._health.end(fault.rank, at)
                 # The others notice through their collectives before the process is reported.
                 for rank in range(self._hosts):
                     if rank != fault.rank and rank % 2 == 0 and together:
-                        self._at(at + 0.01, lambda rank=rank: Raised(rank, broken))
+                        self._timeline.see(at + 0.01, Raised(rank, broken))
                 died = Died(fault.rank, "killed by signal 9")
-                self._at(at + self._times.notice, lambda: died)
+                self._timeline.see(at + self._times.notice, died)
             case "freeze":
-                self._frozen_at[fault.rank] = at
+                self._health.end(fault.rank, at)
             case "stall":
-                self._stalled_at[fault.rank] = at
+                self._health.stall(fault.rank, at)
             case "raise":
-                self._at(at, lambda: Raised(fault.rank, fault.error, "traceback"))
+                self._timeline.see(at, Raised(fault.rank, fault.error, "traceback"))
             case _:
                 for rank in range(self._hosts) if together else (fault.rank,):
-                    self._at(at, lambda rank=rank: Raised(rank, broken))
+                    self._timeline.see(at, Raised(rank, broken))
         if command is None:
-            self._started_at[fault.rank] = _NEVER
+            self._health.starts[fault.rank] = NEVER
 
     def _pulse(self, rank: int) -> protocol.Pulse:
         now, step = self._clock.now, self._step or 0
         if self._lease is not None:
             # Others wait for a host that stalls in the step after its last.
-            until = min(now, self._stalled_at[rank], min(self._stalled_at) + self._times.step)
+            health = self._health
+            until = min(now, health.stalls_at(rank), health.first_stall + self._times.step)
             compiling = 0.0 if self._compiled else self._times.compile
             ran = int(max(0.0, until - self._phase_since - compiling) / self._times.step + 1e-6)
             step = min(self._lease.last, self._lease.first + ran)
@@ -393,8 +388,4 @@ class SimulatedHosts:
         )
 
     def _alive(self, rank: int) -> bool:
-        return self._clock.now < min(self._gone_at[rank], self._frozen_at[rank])
-
-    def _at(self, time: float, happens: Callable[[], Observation | None]) -> None:
-        self._count += 1
-        heapq.heappush(self._queue, (time, self._count, happens))
+        return self._health.alive(rank, self._clock.now)

@@ -16,7 +16,7 @@ __all__ = ["altered", "lease_replies", "nothing", "simulated_metrics"]
 
 
 def lease_replies(
-    world: World, lease: Lease, hosts: int, compiling: float, times: Times
+    world: World, lease: Lease, hosts: int, compiling: float, times: Times, limit: int
 ) -> Callable[[int], LeaseDone]:
     """What each host answers, by rank.
 
@@ -26,6 +26,7 @@ def lease_replies(
         hosts: Number of hosts.
         compiling: Seconds spent on compiling.
         times: How long things take.
+        limit: Room that the plan gives.
     """
     steps = range(lease.first, lease.last)
     needed = max((world.needs.get(step, 1) for step in steps), default=1)
@@ -34,6 +35,7 @@ def lease_replies(
     losses = tuple(float("nan") if s in passed_over else world.loss(s) for s in steps)
     bad = [step for step in steps if step in world.bad_steps and step not in lease.skip]
     skipped = tuple(SkippedStep(step, "the loss is nan") for step in bad)
+    squeezed = world.squeezed(steps, limit)
     metrics = simulated_metrics(examples / hosts)
     seconds = {"compiling": compiling, "training": len(steps) * times.step * 0.8}
 
@@ -49,6 +51,7 @@ def lease_replies(
             observed={STACK: Observed(needed, needed, needed)},
             seconds=seconds,
             skipped=skipped,
+            squeezed=squeezed,
         )
 
     return reply

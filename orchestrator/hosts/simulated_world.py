@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kernels import Limits
 from workers import protocol
 from workers.protocol import Observed
 
@@ -90,10 +91,19 @@ class World:
     capacity: int = 1 << 30
     bad_steps: frozenset[int] = frozenset()
     skips_bad: bool = False
+    squeezes: bool = False
+    """Whether a batch beyond the limit takes minibatches, as many as its need holds the limit."""
 
     def first_over(self, steps: range, limit: int) -> int | None:
         """The first step whose batch needs more room than there is, if there is one."""
+        if self.squeezes:
+            return None
         return next((step for step in steps if self.needs.get(step, 1) > limit), None)
+
+    def squeezed(self, steps: range, limit: int) -> protocol.Squeezed:
+        """What is done about batches that need more room than there is."""
+        rounds = [-(-self.needs.get(step, 1) // limit) for step in steps]
+        return protocol.Squeezed(sum(n > 1 for n in rounds), max(rounds, default=1))
 
     def first_bad(self, lease: protocol.Lease) -> int | None:
         """The first step that is an error as its loss is not finite, if there is one."""
@@ -112,6 +122,16 @@ class SimulatedPlan:
 
     version: int
     limit: int
+
+    @property
+    def limits(self) -> dict[str, Limits]:
+        """One for all."""
+        return {STACK: Limits(self.limit, self.limit, self.limit)}
+
+    @property
+    def minibatching(self) -> bool:
+        """See ``World.squeezes``."""
+        return False
 
     @property
     def hash(self) -> str:

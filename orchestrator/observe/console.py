@@ -102,16 +102,36 @@ def describe(event: Event) -> str | None:
         case events.Surveyed(rows=rows):
             return f"surveyed {rows:,} training rows"
         case events.Replanned():
+            why = {
+                "refused": "a batch did not fit",
+                "squeezed": "batches took minibatches or lost ids",
+            }[event.reason]
             return (
-                f"raising {event.limit} of table stack {event.stack} from {event.allowed} to hold "
-                f"{event.observed}: plan {event.version}"
+                f"step {event.step}: {why}; raising {event.limit} of table stack {event.stack} "
+                f"from {event.allowed} to hold {event.observed}: plan {event.version}, compiled "
+                "anew"
             )
+        case events.Squeezed(dropped=dropped) if dropped:
+            lost = ", ".join(f"{ids:,} of table stack {name}" for name, ids in dropped.items())
+            return (
+                f"warning: steps {event.first} to {event.last - 1} of {event.split}: ids that "
+                f"found no room were left out: {lost}"
+            )
+        case events.Squeezed():
+            return (
+                f"steps {event.first} to {event.last - 1} of {event.split}: {event.steps} batches "
+                f"exceeded the limits and took up to {event.minibatches} minibatches"
+            )
+        case events.CheckpointPostponed(step=step, reason=reason):
+            return f"no room for a checkpoint of step {step}: {reason}"
+        case events.EvaluationCut(step=step):
+            return f"left the evaluation at step {step} before its end"
         case events.Restored(step=0):
             return "initialised tables and model"
         case events.Restored(step=step):
             return f"restored the checkpoint of step {step}"
         case events.Evaluated():
-            shown = ("auc", "normalised_entropy", "loss")
+            shown = ("auc", "normalised_entropy", "loss", *_ranking(event.metrics))
             figures = ", ".join(
                 f"{name.replace('_', ' ')} {event.metrics[name]:.4f}"
                 for name in shown
@@ -152,6 +172,7 @@ def summary_table(summary: Summary) -> Table:
         *([("best possible AUC", _best(best))] if best else []),
         ("test normalised entropy", _figure(test.get("normalised_entropy"))),
         ("test loss", _figure(test.get("loss"))),
+        *((f"test {name}", _figure(test[name])) for name in _ranking(test)),
         ("train loss, last epoch", _figure(train.get("loss"))),
         ("examples/s", f"{summary.examples_per_second:,.0f}"),
         ("goodput", f"{summary.goodput_share:.1%} of {summary.seconds:.1f} s"),
@@ -167,6 +188,11 @@ def summary_table(summary: Summary) -> Table:
     for name, value in rows:
         table.add_row(name, escape(value))
     return table
+
+
+def _ranking(figures: Mapping[str, float | None]) -> list[str]:
+    """Names of the figures at cutoffs, as ``recall@10``, in the order they came in."""
+    return [name for name in figures if "@" in name]
 
 
 def _figure(value: float | None) -> str:

@@ -10,7 +10,7 @@ from orchestrator.policies.checkpointing import (
 from orchestrator.policies.evaluating import best_steps, evaluation_due, stop_early
 from orchestrator.policies.failures import Fatal, Lost, OverLimits, Verdict, judge, restart_pause
 from orchestrator.policies.leasing import next_lease, saving_lease
-from orchestrator.policies.limits import observe_overflow
+from orchestrator.policies.limits import observe_overflow, outgrown
 from orchestrator.policies.scaling import larger_size, smaller_size
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "larger_size",
     "next_lease",
     "observe_overflow",
+    "outgrown",
     "restart_pause",
     "save_due",
     "saving_lease",

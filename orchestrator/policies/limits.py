@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from kernels.errors import LimitsExceeded
+from kernels.errors import LimitsExceeded, Overflow
 from workers.protocol import Observed
 
-__all__ = ["observe_overflow"]
+if TYPE_CHECKING:
+    from kernels import Limits
+
+__all__ = ["observe_overflow", "outgrown"]
 
 _OBSERVED_BY = {
     "max_ids_per_partition": "max_ids_per_partition",
@@ -43,3 +47,28 @@ def observe_overflow(
         needed = max(getattr(before, name), overflow.observed)
         raised[overflow.stack] = replace(before, **{name: needed})
     return None if raised == known else raised
+
+
+def outgrown(
+    limits: Mapping[str, Limits], observed: Mapping[str, Observed], by_hand: Collection[str] = ()
+) -> tuple[Overflow, ...]:
+    """The limits that batches have gone beyond and were trained on nevertheless.
+
+    That is so only where they may be looked up in minibatches, or lose ids.
+
+    Args:
+        limits: Those in force, by table stack.
+        observed: Largest values seen.
+        by_hand: Stacks whose limits the user has set, and wants to keep.
+
+    Example:
+        >>> outgrown({"user": Limits(256, 256, 1024)}, {"user": Observed(320, 100, 900)})
+        (Overflow(stack='user', limit='max_ids_per_partition', allowed=256, observed=320),)
+    """
+    return tuple(
+        Overflow(stack, limit, allowed, needed)
+        for stack, seen in sorted(observed.items())
+        if stack in limits and stack not in by_hand
+        for limit, name in _OBSERVED_BY.items()
+        if (needed := getattr(seen, name)) > (allowed := getattr(limits[stack], limit))
+    )

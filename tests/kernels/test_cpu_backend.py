@@ -149,6 +149,30 @@ def test_they_agree_with_plain_jax(mode):
 
 
 @needs_kernels
+@pytest.mark.parametrize("width", [16, 17])
+@pytest.mark.parametrize(
+    "samples",
+    [(5, 2, 0, 1, 4, 3), (5, 2, 2, 1, 4, 3), (5, 2, NO_ROW, 1, 4, 3), (2, 2, 2, 2, 2, 2)],
+    ids=["one each", "one twice", "one is no sample", "all of one"],
+)
+def test_as_many_ids_as_samples(samples, width):
+    """Samples that have one id each are looked up without sorting; others are not taken for it."""
+    layout = layout_of(width, 1)
+    ids, gains = np.array([0, 3, 3, 7, 20, 23], np.int32), np.arange(1, 7, dtype=np.float32)
+    variables, _ = random_variables(layout, 0)
+    pointers = np.full(8, 8, np.int32)
+    pointers[0] = SAMPLES
+    flat = (pointers, *(np.pad(part, (0, 2)) for part in (ids, np.asarray(samples), gains)))
+    batch = StackInput(*map(jnp.asarray, flat), num_minibatches=jnp.ones(1, jnp.int32))
+    want = np.zeros((SAMPLES, width), np.float32)
+    for row, sample, gain in zip(ids, samples, gains, strict=True):
+        if sample < SAMPLES:
+            want[sample] += gain * np.asarray(variables.table)[row]
+    look_up = fast_jit(functools.partial(CPU.lookup, layout))
+    np.testing.assert_allclose(look_up(batch, variables.table), want, rtol=1e-6)
+
+
+@needs_kernels
 @pytest.mark.parametrize("name", ["adagrad", "row_wise_adagrad", "adam_other", "f2a"])
 def test_threads_and_vector_instructions_do_not_change_a_bit(name, monkeypatch):
     # Enough uses of rows that the work is cut into several pieces.

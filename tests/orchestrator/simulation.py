@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
+from invariants import Invariants, check_deadline
 
 from orchestrator import events, states
 from orchestrator.config_loading import make_config
@@ -37,6 +38,7 @@ class Run:
         before = self.clock.now
         state = self.controller.step()
         assert self.clock.now - before <= 0.2 + 1e-9
+        check_deadline(state, self.clock.now, self.controller.config.failures)
         assert sum(self.ledger.seconds(self.clock.now).values()) == pytest.approx(self.clock.now)
         return state
 
@@ -61,7 +63,17 @@ class Run:
         return losses
 
 
-def simulate(faults=None, *, needs=None, world=None, times=None, history=None, plan=None, **config):
+def simulate(
+    faults=None,
+    *,
+    needs=None,
+    world=None,
+    times=None,
+    delays=None,
+    history=None,
+    plan=None,
+    **config,
+):
     settings = {
         "hosts": 4,
         "devices_per_host": 1,
@@ -72,14 +84,20 @@ def simulate(faults=None, *, needs=None, world=None, times=None, history=None, p
     checked = make_config(settings | config)
     clock = FakeClock()
     world = world or World(steps_per_epoch=STEPS_PER_EPOCH, needs=needs or {})
-    group = SimulatedHosts(clock, world, faults=faults, times=times)
+    group = SimulatedHosts(clock, world, faults=faults, times=times, delays=delays)
     log, ledger = [], Ledger(0.0)
+
+    def note(time, event):
+        # Not of every host of every launch: there may be a million.
+        if not isinstance(event, events.HostStarted) or checked.hosts <= 64:
+            log.append((clock.now, event))
+
     around = Surroundings(
         group=group,
         planner=SimulatedPlanner(),
         committed=group.committed,
         set_aside=group.set_aside,
-        journal=Journal([lambda time, event: log.append((clock.now, event))]),
+        journal=Journal([note, Invariants(world)]),
         ledger=ledger,
         clock=clock,
     )

@@ -112,7 +112,7 @@ def test_errors_before_the_pulse_deadline_do_not_hide_a_frozen_host():
         run.step()
     now = run.clock.now
     broken = HostError("JaxRuntimeError", "timed out", transient=True)
-    run.group._at(now + 12.0, lambda: Raised(0, broken))
+    run.group.report(now + 12.0, Raised(0, broken))
     run.to_end()
     check_finished(run)
     assert list(run.of(events.Recovering)[0].culprits) == [1]

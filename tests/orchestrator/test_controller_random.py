@@ -1,14 +1,26 @@
-import itertools
+"""Random runs, whose faults and delays come from a seed, on a clock that is not the world's.
+
+The last test is made as large as one likes by environment variables:
+
+    EMBERAY_SIMULATED_HOSTS=1024 EMBERAY_SIMULATED_LEASES=10000 EMBERAY_SIMULATED_SEED=11 \\
+        pytest tests/orchestrator/test_controller_random.py -k many_leases
+"""
+
 import os
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import check_finished, simulate
+from simulation import STEPS_PER_EPOCH, check_finished, simulate
 
 from orchestrator import events, states
 from orchestrator.errors import RunFailed
-from orchestrator.hosts.faults import RandomFaults
+from orchestrator.hosts.faults import RandomDelays, RandomFaults
+
+HOSTS = int(os.environ.get("EMBERAY_SIMULATED_HOSTS", "64"))
+LEASES = int(os.environ.get("EMBERAY_SIMULATED_LEASES", "300"))
+SEED = int(os.environ.get("EMBERAY_SIMULATED_SEED", "11"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,25 +91,31 @@ def test_many_hosts(hosts):
     assert run.controller.restarts.total > 0
 
 
-def test_a_thousand_hosts_and_many_leases_under_faults_and_changes_of_size():
-    """EMBERAY_SIMULATED_LEASES=10000 makes it as long as one likes."""
-    leases = int(os.environ.get("EMBERAY_SIMULATED_LEASES", "60"))
-    steps = -(-leases // 50) * 50
+def test_many_leases_under_faults_delays_and_changes_of_size():
+    """As large as one likes: see the numbers at the top of this file."""
+    chance = random.Random(SEED)
+    steps = -(-LEASES // STEPS_PER_EPOCH) * STEPS_PER_EPOCH
+    sizes = [HOSTS // 2, HOSTS * 3 // 4]
     run = simulate(
-        RandomFaults(11, 0.05, most=leases // 10),
-        hosts=1024,
-        epochs=steps // 50,
+        RandomFaults(SEED, 0.05, most=LEASES // 10),
+        hosts=HOSTS,
+        delays=RandomDelays(SEED, chance=0.02, longest=30.0),
+        epochs=steps // STEPS_PER_EPOCH,
         lease_steps=1,
-        evaluation={"every_epochs": 0},
+        evaluation={"every_epochs": 10},
         checkpoints={"every": 10},
-        failures={"lease_timeout": 20.0, "max_restarts": 50},
-        elastic={"sizes": [512, 768], "shrink_after": 10.0, "grow_after": 10.0},
+        failures={"lease_timeout": 20.0, "evaluate_timeout": 30.0, "max_restarts": 50},
+        elastic={"sizes": sizes, "shrink_after": 10.0, "grow_after": 10.0},
     )
-    sizes = itertools.cycle([700, 1024, 600, 900])
+    checked = 0
     while not isinstance(run.step(), states.Ended):
-        if len(run.log) % 4000 < 2:
-            run.world.capacity = next(sizes)
+        if len(run.world.leases) >= checked + LEASES // 20:
+            checked = len(run.world.leases)
+            run.world.capacity = chance.choice([*sizes, HOSTS, HOSTS * 2])
+            run.group.tell_to_leave(chance.randrange(min(sizes)))
     assert isinstance(run.controller.state, states.Finished)
     assert run.losses() == {step: run.world.loss(step) for step in range(steps)}
-    assert len(run.world.leases) >= leases
-    assert run.controller.restarts.total > 0
+    assert len(run.world.leases) >= LEASES
+    assert run.controller.restarts.total >= LEASES // 40
+    assert {event.hosts for event in run.of(events.Launching)} == {HOSTS, *sizes}
+    assert {event.reason for event in run.of(events.HandingOver)} == {"preempted", "room"}

@@ -143,7 +143,7 @@ def test_a_death_while_restoring_is_not_taken_for_an_unreadable_checkpoint():
         second.step()
     # A survivor may report what broke under its hands as the checkpoint's fault.
     soon = second.clock.now + 1.1
-    second.group._at(soon, lambda: Raised(1, CheckpointError("cannot be read")))
+    second.group.report(soon, Raised(1, CheckpointError("cannot be read")))
     second.to_end()
     check_finished_after(first, second)
     assert [event.cause for event in second.of(events.Recovering)] == ["died"]

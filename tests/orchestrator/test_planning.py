@@ -37,6 +37,21 @@ def test_limits_set_by_hand_win_over_what_was_observed_and_over_the_plan_before(
     assert (again.version, again.limits) == (3, auto.limits)
 
 
+def test_limits_set_by_hand_may_have_buffers_for_many_minibatches():
+    for minibatching, size in ((False, 8 * 4 * 1), (True, 1000)):
+        config = RunConfig.model_validate(
+            {
+                "limits": {"item": dict.fromkeys(FIXED, 8) | {"buffer_size_per_device": 1000}},
+                "batch_size": 64,
+                "minibatching": minibatching,
+            }
+        )
+        made = LaunchPlanner(program(), config.run_spec("data", "folder"), config.fixed_limits)
+        plan = made.plan({}, None, 0, 2)
+        assert plan.minibatching is minibatching
+        assert plan.limits["item"] == Limits(8, 8, size)
+
+
 def test_limits_for_a_stack_that_is_not_there_are_refused():
     with pytest.raises(ConfigError, match=r"limits\.other: there is no table stack 'other'"):
         planner({"other": FIXED}).plan({}, None, 0, 2)

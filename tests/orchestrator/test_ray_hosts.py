@@ -36,23 +36,39 @@ def session():
 
 
 @pytest.fixture
-def group(session, tmp_path):
+def groups(session, tmp_path):
+    """Makes groups of hosts for a run; closes them."""
     from orchestrator.hosts.ray_hosts import RayHosts
 
-    run = protocol.RunSpec(
-        program="none:none",
-        parameters={},
-        data="none",
-        run_folder=str(tmp_path),
-        batch_size=8,
-        epochs=1,
-        seed=0,
-        devices_per_host=DEVICES,
-        join_timeout=20.0,
-    )
-    group = RayHosts(run, ClusterConfig(), pulse_interval=0.1, factory="fake_host:FakeHost")
-    yield group
-    group.close()
+    made = []
+
+    def make(config=None, **changed):
+        run = protocol.RunSpec(
+            **{
+                "program": "none:none",
+                "parameters": {},
+                "data": "none",
+                "run_folder": str(tmp_path),
+                "batch_size": 8,
+                "epochs": 1,
+                "seed": 0,
+                "devices_per_host": DEVICES,
+                "join_timeout": 20.0,
+                **changed,
+            }
+        )
+        settings = config or ClusterConfig()
+        made.append(RayHosts(run, settings, pulse_interval=0.1, factory="fake_host:FakeHost"))
+        return made[-1]
+
+    yield make
+    for group in made:
+        group.close()
+
+
+@pytest.fixture
+def group(groups):
+    return groups()
 
 
 def launch(group, number=0):
@@ -142,6 +158,13 @@ def test_a_stopped_host_falls_silent_and_is_killed_with_the_others(group):
     assert {pulse.rank for pulse in of(seen, PulseSeen)} == {1}
     assert not of(seen, Died)
 
+    group.dump_stacks(0)
+    seen = collect(group, lambda seen: of(seen, StacksSeen), 60.0)
+    (stacks,) = of(seen, StacksSeen)
+    assert stacks.rank == 0
+    # Where one process may not look into another, the text says so.
+    assert "Thread" in stacks.text or "CAP_SYS_PTRACE" in stacks.text
+
     group.kill_all()
     assert not any(exists(hello.pid) for hello in hellos.values())
     assert group.poll(0.1) == []
@@ -150,64 +173,35 @@ def test_a_stopped_host_falls_silent_and_is_killed_with_the_others(group):
     assert not {hello.pid for hello in again.values()} & {hello.pid for hello in hellos.values()}
 
 
-def test_spares_take_over_at_the_next_launch(session, tmp_path):
+def test_spares_take_over_at_the_next_launch(groups, tmp_path):
     import ray
 
-    from orchestrator.hosts.ray_hosts import RayHosts
-
-    run = protocol.RunSpec(
-        program="fake_host:program",
-        parameters={},
-        data="none",
-        run_folder=str(tmp_path),
-        batch_size=8,
-        epochs=1,
-        seed=0,
-        devices_per_host=DEVICES,
-    )
-    config = ClusterConfig(spares=HOSTS)
-    group = RayHosts(run, config, pulse_interval=0.1, factory="fake_host:FakeHost")
-    try:
-        hellos = launch(group)
+    group = groups(ClusterConfig(spares=HOSTS), program="fake_host:program")
+    hellos = launch(group)
+    for lease in range(2):
+        # All wait for the first lease, so the spares do not start before the second.
         assert not group._spares
-        group.send(protocol.RunLease(protocol.Lease(0, "plan", 0, 1)))
+        group.send(protocol.RunLease(protocol.Lease(lease, "plan", 0, 1)))
         collect(group, lambda seen: len(of(seen, Raised)) == HOSTS, 60.0)
-        ray.get([spare.warmed for spare in group._spares], timeout=120)
-        group.kill_all()
-        ready = time.time()
-        again = launch(group, number=1)
-        pids = {hello.pid for hello in again.values()}
-        assert not pids & {hello.pid for hello in hellos.values()}
-        assert all(psutil.Process(pid).create_time() < ready for pid in pids)
-        assert not group._spares
-        for rank in range(HOSTS):
-            log = (tmp_path / f"logs/launch-1-host-{rank}.log").read_text()
-            assert f"host {rank} says something" in log
-        seen = collect(group, lambda seen: len(of(seen, PulseSeen)) > 3, 60.0)
-        assert {pulse.pulse.pid for pulse in of(seen, PulseSeen)} == pids
-    finally:
-        group.close()
+    ray.get([spare.warmed for spare in group._spares], timeout=240)
+    group.kill_all()
+    ready = time.time()
+    again = launch(group, number=1)
+    pids = {hello.pid for hello in again.values()}
+    assert not pids & {hello.pid for hello in hellos.values()}
+    assert all(psutil.Process(pid).create_time() < ready for pid in pids)
+    assert not group._spares
+    for rank in range(HOSTS):
+        log = (tmp_path / f"logs/launch-1-host-{rank}.log").read_text()
+        assert f"host {rank} says something" in log
+    seen = collect(group, lambda seen: len(of(seen, PulseSeen)) > 3, 60.0)
+    assert {pulse.pulse.pid for pulse in of(seen, PulseSeen)} == pids
 
 
-def test_a_host_whose_process_cannot_start_says_why(session, tmp_path):
-    from orchestrator.hosts.ray_hosts import RayHosts
-
+def test_a_host_whose_process_cannot_start_says_why(groups, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    run = protocol.RunSpec(
-        program="none:none",
-        parameters={},
-        data="none",
-        run_folder=str(tmp_path / "file"),
-        batch_size=8,
-        epochs=1,
-        seed=0,
-        devices_per_host=DEVICES,
-    )
-    group = RayHosts(run, ClusterConfig(), pulse_interval=0.1, factory="fake_host:FakeHost")
-    try:
-        group.launch([protocol.Assignment(0, 1, 0)])
-        seen = collect(group, lambda seen: of(seen, Died), 120.0)
-        assert "NotADirectoryError" in of(seen, Died)[0].reason
-        assert str(tmp_path / "file") in of(seen, Died)[0].reason
-    finally:
-        group.close()
+    group = groups(run_folder=str(tmp_path / "file"))
+    group.launch([protocol.Assignment(0, 1, 0)])
+    seen = collect(group, lambda seen: of(seen, Died), 120.0)
+    assert "NotADirectoryError" in of(seen, Died)[0].reason
+    assert str(tmp_path / "file") in of(seen, Died)[0].reason

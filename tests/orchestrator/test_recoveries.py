@@ -49,3 +49,11 @@ def test_a_fault_before_the_next_step_makes_one_longer_recovery():
     (seconds,) = measured(run)
     assert len(run.of(events.Recovering)) == 2
     assert seconds["start"] == pytest.approx(10.0, abs=0.5)
+
+
+def test_the_stacks_are_waited_for_no_longer_than_they_take():
+    fault = ScriptedFaults([Fault("stall", 2, step=45)])
+    run = simulate(fault, failures={"lease_timeout": 30.0, "grace": 20.0})
+    (seconds,) = measured(run)
+    assert len(run.of(events.StacksDumped)) == 4
+    assert seconds["pause"] == pytest.approx(0.1, abs=0.31)

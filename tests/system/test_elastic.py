@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from tests.runs import ROOT, RayHead
-from tests.system.test_recovery import ARGUMENTS, STEPS, undisturbed
+from tests.system.undisturbed import ARGUMENTS, STEPS
 from workers.checkpoint import read_checkpoint
-
-__all__ = ["undisturbed"]
 
 pytestmark = pytest.mark.system
 
@@ -47,10 +45,10 @@ with driver:
 
 
 def test_a_run_that_is_resized_twice(
-    small_flights: Path, ray_head: RayHead, undisturbed: Path, tmp_path: Path
+    small_data: Path, ray_head: RayHead, undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    settings = [f"data={small_flights}", *ARGUMENTS, "lease_steps=30"]
+    settings = [f"data={small_data}", *ARGUMENTS, "lease_steps=30"]
     subprocess.run(
         [sys.executable, "-c", RESIZED, str(folder), *settings],
         check=True,

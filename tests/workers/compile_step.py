@@ -1,6 +1,6 @@
-"""Compiles a train step in a process of its own, and prints what came out as one line of JSON.
+"""Compiles train steps in a process of their own; prints what came out, a line of JSON for each.
 
-python -m tests.workers.compile_step v6e:2x2 in-place users=30000000 tags=0
+python -m tests.workers.compile_step "v6e:2x2 in-place users=30000000 tags=0" "v6e:2x2 copying"
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ BATCH = 1024
 
 def main(topology: str, way: str, *parameters: str) -> dict[str, Any]:
     sizes = {name: int(value) for name, _, value in (p.partition("=") for p in parameters)}
+    make = aot.make_train_step
     if way == "copying":
         # What the step would be if nobody cared: nothing donated, tables as any other array.
-        make = aot.make_train_step
         aot.make_train_step = lambda *given: jax.jit(make(*given).__wrapped__)
     try:
         step = aot.compile_train_step(program(**sizes), topology, BATCH)
     except jax.errors.JaxRuntimeError as error:
         return {"error": str(error)}
+    finally:
+        aot.make_train_step = make
     return {
         "device_kind": step.device_kind,
         "devices": step.plan.topology.devices,
@@ -47,4 +49,5 @@ def _is_table(line: str) -> bool:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*sys.argv[1:])))
+    for case in sys.argv[1:]:
+        print(json.dumps(main(*case.split())))

@@ -188,11 +188,11 @@ from tests.workers.test_relayout import features, plan_of, state_of
 from workers import sealing
 from workers.checkpoint import About, Checkpoints
 
-def killed(folder):
-    write(folder)
+def killed(folder, hosts):
+    join(folder, hosts)
     os.kill(os.getpid(), signal.SIGKILL)
 
-write, sealing.write_checksums = sealing.write_checksums, killed
+join, sealing.join_parts = sealing.join_parts, killed
 specs = features((60, 20))
 plan = plan_of(specs, 2, 1, True)
 checkpoints = Checkpoints(Path(sys.argv[1]), About(plan, "p"))

@@ -209,6 +209,20 @@ def test_a_lease_for_another_plan_or_step_is_refused(run: RunSpec, hosts: list[H
     assert train(host, 0, 1).last == 1
 
 
+def test_an_evaluation_is_left_where_it_is_told_to_end(run: RunSpec, hosts: list[Host]) -> None:
+    host = started(run, hosts)
+    assert host.hold(9) == 0
+    host.release(9, 1)  # of two steps
+    left = host.execute(protocol.Evaluate("test", 9))
+    assert isinstance(left, protocol.Evaluated)
+    assert not left.complete
+    assert left.metrics.weight == 0
+    whole = host.execute(protocol.Evaluate("test", 10))
+    assert isinstance(whole, protocol.Evaluated)
+    assert whole.complete
+    assert whole.metrics.weight == 70
+
+
 def test_a_batch_beyond_the_limits_is_refused_before_the_step(
     run: RunSpec, hosts: list[Host]
 ) -> None:

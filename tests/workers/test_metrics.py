@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from functools import reduce
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,6 +58,36 @@ def test_merging_parts_is_the_whole(samples: tuple[np.ndarray, np.ndarray]) -> N
     whole = counted(predictions, labels).result()
     assert merged.result() == pytest.approx(whole)
     assert merged.result()["auc"] == whole["auc"]
+
+
+def test_the_total_is_what_merging_one_by_one_gives(samples: tuple[np.ndarray, np.ndarray]) -> None:
+    predictions, labels = samples
+    parts = np.array_split(np.arange(3000), 5)
+    shares = [counted(predictions[part], labels[part]) for part in parts]
+    kept = shares[0].positives.copy()
+    total, merged = BinaryMetrics.total(shares), reduce(BinaryMetrics.merge, shares)
+    assert total.result() == merged.result()
+    assert shares[0].positives.tolist() == kept.tolist()
+    assert BinaryMetrics.total([]).weight == 0
+
+
+@given(
+    bins=st.dictionaries(st.sampled_from([0, 1, 77, BINS - 1]), st.floats(0.5, 1e9)),
+    sums=st.tuples(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(0, 1e9)),
+)
+def test_pickling_leaves_out_empty_bins_alone(
+    bins: dict[int, float], sums: tuple[float, float, float]
+) -> None:
+    metrics = BinaryMetrics(np.zeros(BINS), np.zeros(BINS), *sums)
+    for place, weight in bins.items():
+        metrics.positives[place] = weight
+        metrics.negatives[BINS - 1 - place] = 2 * weight
+    data = pickle.dumps(metrics)
+    assert len(data) < 1000
+    same = pickle.loads(data)
+    assert (same.loss, same.weight, same.predicted) == sums
+    assert same.positives.tolist() == metrics.positives.tolist()
+    assert same.negatives.tolist() == metrics.negatives.tolist()
 
 
 def test_a_constant_prediction_has_auc_one_half() -> None:

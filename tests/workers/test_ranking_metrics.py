@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.ranking_metrics import RankingMetrics, item_ranks, ranking_sums
+from workers.ranking import item_ranks, ranking_counts
+from workers.ranking_metrics import RankingMetrics
 
 CUTOFFS = (1, 3, 10)
 
@@ -34,7 +36,7 @@ def reference(
             totals[f"recall@{k}"] += importance * len(found) / len(wanted)
             totals[f"ndcg@{k}"] += importance * gain / ideal
     return {name: total / weight if weight else math.nan for name, total in totals.items()} | {
-        "examples": weight
+        "ranked_examples": weight
     }
 
 
@@ -45,12 +47,12 @@ def padded(relevant: list[set[int]], width: int) -> np.ndarray:
 
 
 @jax.jit
-def sums(scores: jax.Array, relevant: jax.Array, weights: jax.Array) -> jax.Array:
-    return ranking_sums(item_ranks(scores, relevant), weights, CUTOFFS)
+def counts(scores: jax.Array, relevant: jax.Array, weights: jax.Array) -> jax.Array:
+    return ranking_counts(item_ranks(scores, relevant), weights, max(CUTOFFS))
 
 
 def counted(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray) -> RankingMetrics:
-    return RankingMetrics.from_sums(sums(scores, relevant, weights), CUTOFFS)
+    return RankingMetrics.of(counts(scores, relevant, weights), CUTOFFS)
 
 
 @given(
@@ -74,26 +76,27 @@ def test_against_sorted_lists(
         assert result[name] == pytest.approx(figure, rel=1e-5, nan_ok=True), name
 
 
-def test_merging_uneven_parts_filled_up_is_the_whole() -> None:
+def test_merging_uneven_parts_filled_up_is_the_whole_to_the_last_bit() -> None:
     generator = np.random.default_rng(0)
     scores = generator.normal(size=(103, 40)).astype(np.float32)
     items = [{int(generator.integers(40)), int(generator.integers(40))} for _ in range(103)]
-    relevant, weights = padded(items, 2), np.ones(103, np.float32)
-    expected = reference(scores, items, weights)
-    for parts in (1, 2, 5):
-        merged = RankingMetrics.empty(CUTOFFS)
+    relevant, weights = padded(items, 2), np.ones(103)
+    whole = counted(scores, relevant, weights).result()
+    assert whole == pytest.approx(reference(scores, items, weights), rel=1e-12)
+    assert whole["ranked_examples"] == 103
+    for parts in (2, 5):
+        shares = []
         for rows in np.array_split(np.arange(103), parts):
             room = 110 - len(rows)
             # Filled up as the last batch of an epoch is: weight 0, and scores that are no numbers.
-            merged = merged.merge(
+            shares.append(
                 counted(
                     np.pad(scores[rows], ((0, room), (0, 0)), constant_values=np.nan),
                     np.pad(relevant[rows], ((0, room), (0, 0))),
                     np.pad(weights[rows], (0, room)),
                 )
             )
-        assert merged.result() == pytest.approx(expected, rel=1e-5)
-        assert merged.result()["examples"] == 103
+        assert reduce(RankingMetrics.merge, shares).result() == whole
 
 
 def test_no_number_comes_last() -> None:
@@ -101,12 +104,21 @@ def test_no_number_comes_last() -> None:
     assert item_ranks(scores, jnp.array([[0, 2, -1]])).tolist() == [[2, 0, -1]]
 
 
+def test_nothing_to_rank_is_no_number() -> None:
+    result = RankingMetrics.of(np.zeros((1, 6)), [5]).result()
+    assert math.isnan(result["recall@5"])
+    assert math.isnan(result["ndcg@5"])
+    assert result["ranked_examples"] == 0
+
+
 def test_other_cutoffs_or_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"at \(1,\) cannot be merged with metrics at \(2,\)"):
-        RankingMetrics.empty([1]).merge(RankingMetrics.empty([2]))
-    with pytest.raises(ValueError, match=r"2 cutoffs need \(5,\)"):
-        RankingMetrics.from_sums(np.zeros(4), [1, 2])
+    one = RankingMetrics.of(np.zeros((1, 2)), [1])
+    with pytest.raises(ValueError, match=r"at \(1,\) of up to 1 relevant items cannot be merged"):
+        one.merge(RankingMetrics.of(np.zeros((1, 3)), [2]))
+    with pytest.raises(ValueError, match="up to 2"):
+        one.merge(RankingMetrics.of(np.zeros((2, 2)), [1]))
+    with pytest.raises(ValueError, match=r"need \[most relevant, 3\]: count with depth=2"):
+        RankingMetrics.of(np.zeros((1, 4)), [1, 2])
     for cutoffs in ([], [0]):
         with pytest.raises(ValueError, match="positive numbers k"):
-            RankingMetrics.empty(cutoffs)
-    assert math.isnan(RankingMetrics.empty([5]).result()["recall@5"])
+            RankingMetrics.of(np.zeros((1, 1)), cutoffs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.batches import raw_batches
-from workers.data.dataset import open_dataset
+from workers.data import reader as reader_module
+from workers.data.dataset import RowGroup, open_dataset
 from workers.data.examples import Examples, Schema
+from workers.data.free_memory import free_memory
 from workers.data.order import order_of
 from workers.data.reader import ExampleReader
 from workers.data.row_group_cache import RowGroupCache
@@ -149,3 +152,49 @@ def test_the_row_groups_of_the_next_steps_are_read_before_they_are_taken(folder:
     assert reader.take(np.array([560, 149, 49])).ids["item"].ravel().tolist() == [560, 149, 49]
     with pytest.raises(DataError, match="row group 4 is missing"):
         reader.take(np.array([200]))
+
+
+@pytest.mark.parametrize("free", [1 << 30, 0])
+def test_memory_grows_to_the_row_groups_of_the_next_steps_as_far_as_there_is(
+    folder: Path, free: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loads: list[int] = []
+
+    def counted(group: RowGroup, *rest: Any) -> Examples:
+        loads.append(group.index)
+        return read(group, *rest)
+
+    read = reader_module.read_row_group
+    monkeypatch.setattr(reader_module, "read_row_group", counted)
+    monkeypatch.setattr(reader_module, "free_memory", lambda: free)
+    monkeypatch.setattr(reader_module, "CACHE_BYTES", 2 * 50 * 16)  # two row groups
+    reader = ExampleReader(open_dataset(folder, "train"), SCHEMA, threads=1)
+    for _ in range(3):
+        rows = np.arange(0, 600, 25)
+        reader.announce(rows)
+        assert reader.take(rows).ids["item"].ravel().tolist() == rows.tolist()
+    wait_for_quiet()
+    if free:
+        assert sorted(loads) == list(range(12))
+        assert not caplog.records
+    else:
+        assert len(loads) > 30
+        assert len(caplog.records) == 1
+        assert "logical_shards" in caplog.text
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    machine = free_memory(tmp_path)
+    assert machine > 0
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("5000\n")
+    assert free_memory(tmp_path) > 5000
+    (tmp_path / "memory.max").write_text("9000\n")
+    assert free_memory(tmp_path) == 4000
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 700\n")
+    assert free_memory(tmp_path) == 4700
+    older = tmp_path / "memory"
+    older.mkdir()
+    (older / "memory.limit_in_bytes").write_text("1000\n")
+    (older / "memory.usage_in_bytes").write_text("2000\n")
+    assert free_memory(tmp_path) == 0

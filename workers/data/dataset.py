@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.data.examples import Examples, Schema
 from workers.data.files import DataFile, files_of, partition_types, reading
+from workers.data.holdout import Part
 from workers.data.quarantine import BadRow, Quarantine, apply_to_good_rows
 from workers.data.tables import read_contents, read_statistics, read_table
 from workers.data.transforms import Ids, InvalidValue
@@ -45,6 +47,8 @@ class RowGroup:
     """The file's name below the data."""
     constants: tuple[tuple[str, pa.Scalar], ...] = ()
     """Columns whose value is the same in the whole file: those of its hive partition."""
+    part: Part | None = None
+    """The rows of it that count, where some are held out; None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +201,22 @@ def read_columns(group: RowGroup, columns: Collection[str]) -> pa.Table:
     Raises:
         DataError: The file is missing or damaged.
     """
-    constants = {name: value for name, value in group.constants if name in columns}
-    wanted: Sequence[str] = [name for name in columns if name not in constants]
-    table = read_table(str(group.file), group.index, wanted, group.rows)
+    return _read_rows(group, columns)[0]
+
+
+def _read_rows(group: RowGroup, columns: Collection[str]) -> tuple[pa.Table, np.ndarray | None]:
+    """Columns of a row group's rows, and their numbers in the file's row group (None: all)."""
+    read = set(columns) if group.part is None else {*columns, *group.part.columns}
+    rows = group.rows if group.part is None else group.part.rows
+    constants = {name: value for name, value in group.constants if name in read}
+    wanted: Sequence[str] = [name for name in read if name not in constants]
+    table = read_table(str(group.file), group.index, wanted, rows)
     for name, value in constants.items():
-        table = table.append_column(name, pa.repeat(value, group.rows))
-    return table
+        table = table.append_column(name, pa.repeat(value, rows))
+    if group.part is None:
+        return table, None
+    places = group.part.places(table)
+    return table.select(sorted(columns)).take(pa.array(places)), places
 
 
 def read_row_group(
@@ -220,22 +234,31 @@ def read_row_group(
             quarantine takes.
     """
     where = f"file '{group.file}', row group {group.index}"
+    split = None if group.part is None else group.part.split
     try:
-        table = read_columns(group, schema.columns)
+        table, places = _read_rows(group, schema.columns)
     except DataError as error:
         if quarantine is None or isinstance(error.__cause__, FileNotFoundError):
             raise
         bad = BadRow(None, None, str(error.__cause__ or error), group.rows)
-        quarantine.add(str(group.file), group.index, [bad])
+        quarantine.add(str(group.file), group.index, [bad], split)
         return schema.empty(group.rows)
     if quarantine is None:
         try:
             return schema.apply(table)
         except InvalidValue as error:
+            row = error.row if places is None else places[error.row]
             raise DataError(
-                f"{where}, row {error.row}, column '{error.column}': {error.problem}"
+                f"{where}, row {row}, column '{error.column}': {error.problem}"
             ) from error
     examples, found = apply_to_good_rows(schema, table, quarantine.most)
     if found:
-        quarantine.add(str(group.file), group.index, found)
+        quarantine.add(str(group.file), group.index, _in_file(found, places), split)
     return examples
+
+
+def _in_file(bad: list[BadRow], places: np.ndarray | None) -> list[BadRow]:
+    """The same with the numbers that the rows have in the file."""
+    if places is None:
+        return bad
+    return [replace(one, row=int(places[one.row])) for one in bad if one.row is not None]

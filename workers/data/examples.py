@@ -16,6 +16,7 @@ from workers.data.transforms import (
     Number,
     nullable_columns,
 )
+from workers.data.transforms.columns import column_of, expect, is_text
 from workers.errors import DataError
 
 __all__ = ["Examples", "Schema"]
@@ -69,11 +70,14 @@ class Schema:
         features: (feature name, transform) of the embedding features.
         dense: Transforms of the dense features, in order.
         label: Column of the label, 0 or 1 (integers, floats or booleans).
+        positive: Where given, other labels are taken too: a number of at least this counts as 1,
+            or a string that is this; all others count as 0.
     """
 
     features: tuple[tuple[str, IdTransform], ...]
     dense: tuple[DenseTransform, ...]
     label: str
+    positive: float | str | None = None
 
     @property
     def columns(self) -> frozenset[str]:
@@ -98,11 +102,11 @@ class Schema:
                 raise DataError(f"feature '{name}': {error}") from error
         for transform in self.dense:
             transform.check(schema)
-        index = schema.get_field_index(self.label)
-        if index >= 0 and pa.types.is_boolean(schema.field(index).type):
-            return
         try:
-            Number(self.label).check(schema)
+            if isinstance(self.positive, str):
+                expect(schema, self.label, is_text, "strings (as positive is one)")
+            else:
+                Number(self.label).check(schema)
         except DataError as error:
             raise DataError(f"label: {error}") from error
 
@@ -133,12 +137,13 @@ class Schema:
         )
 
     def _labels(self, table: pa.Table) -> np.ndarray:
-        column = table.column(self.label)
-        if pa.types.is_boolean(column.type):
-            table = table.set_column(
-                table.schema.get_field_index(self.label), self.label, column.cast(pa.int8())
-            )
+        if isinstance(self.positive, str):
+            column, _ = column_of(table, self.label)
+            words = column.cast(pa.large_string()).to_numpy()
+            return (words == self.positive).astype(np.float32)
         labels = Number(self.label).apply(table)
+        if self.positive is not None:
+            return (labels >= self.positive).astype(np.float32)
         wrong = (labels != 0) & (labels != 1)
         if wrong.any():
             row = int(np.argmax(wrong))

@@ -110,8 +110,16 @@ class Quarantine:
     def __init__(self, folder: Path, most: int) -> None:
         self.folder, self.most = folder, most
 
-    def add(self, file: str, row_group: int, bad: Iterable[BadRow]) -> None:
+    def add(
+        self, file: str, row_group: int, bad: Iterable[BadRow], split: str | None = None
+    ) -> None:
         """Write down what is bad in a row group, in place of what was written of it before.
+
+        Args:
+            file: The file.
+            row_group: Its row group.
+            bad: The bad rows.
+            split: The split whose rows these are, where a row group has rows of several.
 
         Raises:
             DataError: More rows than ``most`` have been found bad, over all hosts.
@@ -134,7 +142,7 @@ class Quarantine:
             for row in rows
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / _name_for(file, row_group)
+        target = self.folder / _name_for(file, row_group, split)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         partial.write_text("".join(lines), encoding="utf-8")
         partial.replace(target)
@@ -163,8 +171,8 @@ def quarantined_rows(folder: Path) -> int:
     )
 
 
-def _name_for(file: str, row_group: int) -> str:
+def _name_for(file: str, row_group: int, split: str | None) -> str:
     """A file name of a row group's own, which a person can read too."""
     readable = re.sub(r"[^\w.=-]+", "_", file.rpartition("/")[2])[:100]
     digest = hashlib.sha256(file.encode()).hexdigest()[:8]
-    return f"{readable}-{digest}-{row_group}.jsonl"
+    return f"{readable}-{digest}-{row_group}{f'-{split}' if split else ''}.jsonl"

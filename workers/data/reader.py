@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,18 +15,29 @@ import pyarrow as pa
 
 from workers.data.dataset import Dataset
 from workers.data.examples import Examples, Schema
+from workers.data.free_memory import free_memory
 from workers.data.order import PADDING_ROW
+from workers.data.packed import RowLayout
 from workers.data.quarantine import Quarantine
 from workers.data.row_group_cache import RowGroupCache
 from workers.data.sources import read_row_group
+from workers.errors import DataError
 
 __all__ = ["CACHE_BYTES", "ExampleReader"]
 
 CACHE_BYTES = 1 << 30
 """Memory of a reader for row groups it has read and transformed. Beside it come one row group that
-is waited for, and for each thread the one it decodes."""
+is waited for, and for each thread the one it decodes.
+
+What is taken next may come from more row groups than that holds, and each of them would have to be
+read again and again. Then the memory grows to what they need, up to `MOST_OF_FREE`."""
+
+MOST_OF_FREE = 0.25
+"""Share of the free memory that a reader's may grow to."""
 
 MOST_THREADS = 4
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,8 @@ class ExampleReader:
     Args:
         dataset: Where the rows are.
         schema: How columns become examples.
-        cache_bytes: Memory for row groups: see ``RowGroupCache``.
+        cache_bytes: Memory for row groups: see ``RowGroupCache``; by default ``CACHE_BYTES``, and
+            more where that would not do.
         threads: Most row groups read at the same time; by default one a core, at most 4.
         quarantine: Takes bad rows, which then have weight 0; None refuses them.
     """
@@ -57,17 +70,21 @@ class ExampleReader:
         self,
         dataset: Dataset,
         schema: Schema,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
         threads: int | None = None,
         quarantine: Quarantine | None = None,
     ) -> None:
         self._dataset, self._schema, self._quarantine = dataset, schema, quarantine
         self._threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
         self._first_rows = np.array([group.first_row for group in dataset.row_groups], np.int64)
-        self._row_bytes = schema.empty(1).nbytes
+        self._layout = RowLayout.of(schema)
+        self._padding = self._layout.pack(schema.empty(1))
+        # Numbers of 16 bits are sorted by radix, several times faster than longer ones.
+        self._small = np.uint16 if len(dataset.row_groups) <= 1 << 16 else np.int64
         self._lock = threading.Lock()
         self._seconds = {"read": 0.0, "transform": 0.0, "pick": 0.0}
-        self._cache = RowGroupCache(self._load, self._size_of, cache_bytes, self._threads)
+        self._grows, self._granted = cache_bytes is None, cache_bytes or CACHE_BYTES
+        self._cache = RowGroupCache(self._load, self._size_of, self._granted, self._threads)
 
     def announce(self, *rows: np.ndarray) -> None:
         """Say which row ids are taken next, in order: their row groups are read ahead.
@@ -75,7 +92,11 @@ class ExampleReader:
         Args:
             rows: int64 ``[n]``; what was announced before and is not among them counts no more.
         """
-        self._cache.announce(number for some in rows for number in self._row_groups_of(some))
+        numbers = dict.fromkeys(number for some in rows for number in self._row_groups_of(some))
+        needed = sum(map(self._size_of, numbers))
+        if self._grows and needed > self._granted:
+            self._grow(needed)
+        self._cache.announce(numbers)
 
     def take(self, rows: np.ndarray) -> Examples:
         """The examples with these row ids, in this order; padding rows get weight 0.
@@ -87,20 +108,25 @@ class ExampleReader:
             DataError: A value cannot be used: with file, row group, row and column.
         """
         started, waited = time.perf_counter(), 0.0
-        result = self._schema.empty(len(rows))
         places = np.flatnonzero(rows != PADDING_ROW)
-        group_of = np.searchsorted(self._first_rows, rows[places], side="right") - 1
-        by_group = np.argsort(group_of, kind="stable")
-        places, group_of = places[by_group], group_of[by_group]
-        bounds = np.flatnonzero(np.diff(group_of, prepend=-1, append=-1))
-        for first, last in pairwise(bounds.tolist()):
-            number = int(group_of[first])
-            targets = places[first:last]
-            offsets = rows[targets] - self._first_rows[number]
+        found = rows[places]
+        groups = (np.searchsorted(self._first_rows, found, side="right") - 1).astype(self._small)
+        by_group = np.argsort(groups, kind="stable")
+        places, found, groups = places[by_group], found[by_group], groups[by_group]
+        # First row group by row group, each of which may have to be waited for; padding comes last.
+        picked = np.empty((len(places) + 1, self._layout.words), np.int32)
+        picked[-1] = self._padding
+        bounds = np.flatnonzero(np.diff(groups)) + 1
+        for first, last in pairwise([0, *bounds.tolist(), len(places)] if len(places) else []):
+            number = int(groups[first])
             asked = time.perf_counter()
             row_group = self._cache.get(number)
             waited += time.perf_counter() - asked
-            result.put(targets, row_group, offsets)
+            offsets = found[first:last] - self._first_rows[number]
+            row_group.take(offsets, 0, out=picked[first:last], mode="clip")
+        order = np.full(len(rows), len(places))
+        order[places] = np.arange(len(places))
+        result = self._layout.unpack(picked, order)
         self._count("pick", time.perf_counter() - started - waited)
         return result
 
@@ -118,20 +144,46 @@ class ExampleReader:
             taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
         return taken
 
+    def _grow(self, needed: int) -> None:
+        """Give the cache memory for so many bytes of row groups, as far as there is."""
+        most = self._granted + int(MOST_OF_FREE * free_memory())
+        if needed > most:
+            self._grows = False
+            _LOGGER.warning(
+                "the next steps take rows from %.1f GiB of row groups at a time, but there is "
+                "memory for %.1f GiB, so most are read again and again; write smaller row groups, "
+                "set logical_shards to less, or give a host more memory",
+                needed / 2**30,
+                most / 2**30,
+            )
+        self._granted = min(needed, most)
+        self._cache.grow(self._granted)
+
     def _row_groups_of(self, rows: np.ndarray) -> Iterable[int]:
         real = rows[rows != PADDING_ROW]
         numbers = np.searchsorted(self._first_rows, real, side="right") - 1
         return np.unique(numbers).tolist()
 
     def _size_of(self, number: int) -> int:
-        return self._dataset.row_groups[number].rows * self._row_bytes
+        return self._dataset.row_groups[number].rows * self._layout.row_bytes
 
-    def _load(self, number: int) -> Examples:
+    def _load(self, number: int) -> np.ndarray:
+        """A row group, packed."""
         started = time.perf_counter()
-        schema = self._schema
-        timed = _TimedSchema(schema.features, schema.dense, schema.label)
+        schema, group = self._schema, self._dataset.row_groups[number]
+        timed = _TimedSchema(schema.features, schema.dense, schema.label, schema.positive)
         try:
-            return read_row_group(self._dataset.row_groups[number], timed, self._quarantine)
+            examples = read_row_group(group, timed, self._quarantine)
+            rows = len(examples.labels)
+            if rows != group.rows:  # places beyond them would be taken for the last
+                raise DataError(
+                    f"file '{group.file}', row group {group.index} has {rows} rows, "
+                    f"but had {group.rows} when it was opened; leave files alone during a run"
+                )
+            packing = time.perf_counter()
+            packed = self._layout.pack(examples)
+            timed.spent.append(time.perf_counter() - packing)
+            return packed
         finally:
             transforming = sum(timed.spent)
             self._count("read", (time.perf_counter() - started - transforming) / self._threads)

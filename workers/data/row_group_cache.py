@@ -11,12 +11,10 @@ import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 
-from workers.data.examples import Examples
-
 __all__ = ["RowGroupCache"]
 
 
-class RowGroupCache:
+class RowGroupCache[RowGroup]:
     """Loads row groups by number, ahead where it is told to.
 
     Memory: what is held and what is being loaded come to at most ``capacity_bytes``, and one row
@@ -32,7 +30,7 @@ class RowGroupCache:
 
     def __init__(
         self,
-        load: Callable[[int], Examples],
+        load: Callable[[int], RowGroup],
         size_of: Callable[[int], int],
         capacity_bytes: int,
         threads: int,
@@ -40,7 +38,7 @@ class RowGroupCache:
         self._load, self._size_of = load, size_of
         self._capacity, self._most_threads = capacity_bytes, threads
         self._changed = threading.Condition()
-        self._held: OrderedDict[int, Examples] = OrderedDict()
+        self._held: OrderedDict[int, RowGroup] = OrderedDict()
         self._loading: set[int] = set()
         self._failed: dict[int, BaseException] = {}
         self._announced: tuple[int, ...] = ()
@@ -55,6 +53,12 @@ class RowGroupCache:
         with self._changed:
             return self._used()
 
+    def grow(self, capacity_bytes: int) -> None:
+        """Allow more memory than before; less changes nothing."""
+        with self._changed:
+            self._capacity = max(self._capacity, capacity_bytes)
+            self._start_threads()
+
     def announce(self, numbers: Iterable[int]) -> None:
         """Say which row groups are needed next, in order of need; replaces what was said before."""
         with self._changed:
@@ -68,7 +72,7 @@ class RowGroupCache:
         """Load nothing more ahead; what is being loaded is finished and held."""
         self.announce(())
 
-    def get(self, number: int) -> Examples:
+    def get(self, number: int) -> RowGroup:
         """A row group; waits until it is loaded.
 
         Raises:

@@ -8,27 +8,55 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from workers.data import dataset, synthetic
+from workers.data import dataset, splitting, synthetic
 from workers.data.click_truth import BestPossible
 from workers.data.dataset import Dataset, RowGroup
 from workers.data.examples import Examples, Schema
+from workers.data.holdout import Holdout
 from workers.data.quarantine import Quarantine
+from workers.errors import DataError
 
 __all__ = ["best_of", "check_dataset", "has_split", "open_dataset", "read_row_group"]
 
 
-def open_dataset(path: str | Path, split: str, columns: Collection[str] | None = None) -> Dataset:
-    """The row groups of a split: see ``workers.data.dataset.open_dataset``."""
+def open_dataset(
+    path: str | Path,
+    split: str,
+    columns: Collection[str] | None = None,
+    holdout: Holdout | None = None,
+) -> Dataset:
+    """The row groups of a split: see ``workers.data.dataset.open_dataset``.
+
+    Args:
+        path: The data.
+        split: ``train`` or ``test``.
+        columns: Columns that must have the same type in all files.
+        holdout: Which rows are ``test``, where the data has no folder for them.
+    """
     if synthetic.is_synthetic(path):
         return synthetic.open_synthetic(str(path), split)
+    if holdout is not None:
+        return splitting.open_part(str(path), split, holdout, columns)
     return dataset.open_dataset(path, split, columns)
 
 
-def has_split(path: str | Path, split: str) -> bool:
-    """Whether the data has a split."""
+def has_split(path: str | Path, split: str, holdout: Holdout | None = None) -> bool:
+    """Whether the data has a split.
+
+    Raises:
+        DataError: The data has a ``test`` split, and rows are to be held out besides.
+    """
     if synthetic.is_synthetic(path):
-        return synthetic.ClickLog.parse(str(path)).rows_of(split) > 0
-    return dataset.has_split(path, split)
+        there = synthetic.ClickLog.parse(str(path)).rows_of(split) > 0
+    else:
+        there = dataset.has_split(path, split)
+    if holdout is None or split == "train":
+        return there
+    if there:
+        raise DataError(
+            f"data '{path}' has a '{split}' split of its own: leave out holdout.by={holdout.by}"
+        )
+    return True
 
 
 def check_dataset(data: Dataset, schema: Schema, *, values: bool = True) -> None:

@@ -15,9 +15,13 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from workers.data.files import filesystem_of, is_arrow_file, reading
+from workers.data.footers import Footers
 from workers.errors import DataError
 
 __all__ = ["Contents", "read_contents", "read_statistics", "read_table"]
+
+_FOOTERS = Footers()
+"""Shared by all datasets of the process."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,15 @@ def read_statistics(file: str) -> Iterator[tuple[int, str, pq.Statistics]]:
 @contextmanager
 def _parquet(file: str, where: str) -> Iterator[pq.ParquetFile]:
     filesystem, path = filesystem_of(file)
-    with (
-        reading(where),
-        filesystem.open_input_file(path) as source,
-        pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True) as parquet,
-    ):
-        yield parquet
+    with reading(where), filesystem.open_input_file(path) as source:
+        version = _FOOTERS.version(file, filesystem.get_file_info(path))
+        footer = _FOOTERS.get(version)
+        with pq.ParquetFile(
+            source, metadata=footer, pre_buffer=True, page_checksum_verification=True
+        ) as parquet:
+            if footer is None:
+                _FOOTERS.keep(version, parquet.metadata)
+            yield parquet
 
 
 @contextmanager

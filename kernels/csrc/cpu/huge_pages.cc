@@ -18,7 +18,8 @@ namespace {
 
 constexpr uintptr_t kHugePage = uintptr_t{1} << 21;
 constexpr uintptr_t kLeastBytes = uintptr_t{1} << 25;  // smaller ones mostly stay in caches
-// A program that puts its tables somewhere else at every step gains nothing, and pays so often only.
+// A program that puts its tables somewhere else at every step gains nothing, and pays only so
+// often.
 constexpr size_t kMostArrays = 1024;
 
 bool allowed() {

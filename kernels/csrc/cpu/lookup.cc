@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
+#include <numeric>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -16,46 +19,75 @@ constexpr int64_t kLeastFloats = 1 << 14;  // output not worth waking a thread f
 constexpr int64_t kBlocksPerThread = 4;
 constexpr int64_t kLeastEntries = 1 << 13;  // entries not worth waking a thread to sort them
 
+// Place of an entry among those of a stack: half of the first cache holds one for each sample.
+using Place = uint32_t;
+
 int64_t blocks_of(int64_t samples, int64_t total, int64_t width, int64_t most) {
   return std::clamp<int64_t>((total + samples) * width / kLeastFloats, 1, most);
 }
 
-// Sums per sample. `visit` is called twice for every piece and calls what it is given, (sample, row
-// of the source, gain), for its uses. Their order, piece by piece, is that of every sum. They are
-// sorted by sample first, so that a sum stays in registers and is written once.
-template <typename Visit>
-void sum_by_sample(int64_t samples, int64_t pieces, const Rows& source, float* out,
-                   Workers& workers, const Visit& visit) {
-  std::vector<int64_t> places(pieces * samples);
-  workers.run(pieces, [&](int64_t piece) {
-    int64_t* counts = places.data() + piece * samples;
-    visit(piece, [&](int64_t sample, int32_t, float) { ++counts[sample]; });
-  });
-  std::vector<int64_t> begins(samples + 1);
-  int64_t total = 0;
-  for (int64_t sample = 0; sample < samples; ++sample) {
-    begins[sample] = total;
-    for (int64_t piece = 0; piece < pieces; ++piece) {
-      total += std::exchange(places[piece * samples + sample], total);
-    }
-  }
-  begins[samples] = total;
-  const auto uses = std::make_unique_for_overwrite<Use[]>(total);
-  workers.run(pieces, [&](int64_t piece) {
-    int64_t* next = places.data() + piece * samples;
-    visit(piece, [&](int64_t sample, int32_t row, float gain) {
-      uses[next[sample]++] = {row, gain};
-    });
-  });
+bool all_are_one(const Place* counts, int64_t samples) {
+  Place others = 0;  // without a branch, so that it is vectorised
+  for (int64_t sample = 0; sample < samples; ++sample) others |= counts[sample] ^ 1;
+  return others == 0;
+}
 
-  const Groups groups{nullptr, begins.data(), uses.get()};
-  const auto sum = row_math().sum;
+// Sums per sample of at most so many uses. `visit` is called twice for every piece and calls what
+// it is given, (sample, row of the source, gain), for its uses. Their order, piece by piece, is
+// that of every sum. They are sorted by sample first, so that a sum stays in registers and is
+// written once.
+template <typename Visit>
+void sum_by_sample(int64_t samples, int64_t pieces, int64_t most, const Rows& source, float* out,
+                   Workers& workers, const Visit& visit) {
+  if (most > std::numeric_limits<Place>::max()) throw std::length_error("too many ids in a batch");
+  const auto places = std::make_unique_for_overwrite<Place[]>(pieces * samples);
+  const auto begins = std::make_unique_for_overwrite<int64_t[]>(samples + 1);
+  const auto uses = std::make_unique_for_overwrite<Use[]>(most);
+  // If every sample has one use, which is common, a place can be told from the sample alone.
+  const bool may_be_single = pieces == 1 && most == samples;
+  bool single = false;
+  const auto count = [&](int64_t piece) {
+    Place* const counts = places.get() + piece * samples;
+    std::fill_n(counts, samples, Place{0});
+    if (may_be_single) {
+      visit(piece, [counts, sorted = uses.get()](int64_t sample, int32_t row, float gain) {
+        ++counts[sample];
+        sorted[sample] = {row, gain};
+      });
+    } else {
+      visit(piece, [counts](int64_t sample, int32_t, float) { ++counts[sample]; });
+    }
+  };
+  const auto find_places = [&](int64_t) {
+    if (may_be_single && all_are_one(places.get(), samples)) {
+      std::iota(begins.get(), begins.get() + samples + 1, 0);
+      single = true;
+      return;
+    }
+    Place total = 0;
+    for (int64_t sample = 0; sample < samples; ++sample) {
+      begins[sample] = total;
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        total += std::exchange(places[piece * samples + sample], total);
+      }
+    }
+    begins[samples] = total;
+  };
+  const auto scatter = [&](int64_t piece) {
+    if (single) return;
+    Place* const next = places.get() + piece * samples;
+    visit(piece, [next, sorted = uses.get()](int64_t sample, int32_t row, float gain) {
+      sorted[next[sample]++] = {row, gain};
+    });
+  };
+  const Groups groups{nullptr, begins.get(), uses.get()};
   const int64_t blocks =
-      blocks_of(samples, total, source.width, workers.threads() * kBlocksPerThread);
-  workers.run(blocks, [&](int64_t block) {
-    sum(groups, samples * block / blocks, samples * (block + 1) / blocks, source.values, out,
-        source.width);
-  });
+      blocks_of(samples, most, source.width, workers.threads() * kBlocksPerThread);
+  const auto sum = [&, sum_groups = row_math().sum](int64_t block) {
+    sum_groups(groups, samples * block / blocks, samples * (block + 1) / blocks, source.values, out,
+               source.width);
+  };
+  workers.run({{pieces, count}, {1, find_places}, {pieces, scatter}, {blocks, sum}});
 }
 
 // Some entries that follow each other, of one segment.
@@ -69,17 +101,17 @@ struct Stretch {
 struct Pieces {
   std::vector<Stretch> stretches;
   std::vector<size_t> firsts;
+  int64_t entries = 0;
 
   int64_t size() const { return static_cast<int64_t>(firsts.size()) - 1; }
 };
 
 // About as many entries in every piece, a piece for each thread if that is worth it.
 Pieces cut_entries(const Layout& layout, const Segments& segments, int64_t threads) {
-  int64_t total = 0;
-  for (const Segment& segment : segments.all) total += segment.end - segment.begin;
-  const int64_t least = std::max<int64_t>(kLeastEntries, layout.samples());
-  const int64_t size = std::max(least, (total + threads - 1) / threads);
   Pieces pieces{{}, {0}};
+  for (const Segment& segment : segments.all) pieces.entries += segment.end - segment.begin;
+  const int64_t least = std::max<int64_t>(kLeastEntries, layout.samples());
+  const int64_t size = std::max(least, (pieces.entries + threads - 1) / threads);
   int64_t room = size;
   for (int64_t asked = 0; asked < layout.sparsecores; ++asked) {
     const auto row_base = static_cast<int32_t>(asked * layout.rows_per_core);
@@ -109,18 +141,21 @@ void look_up(const Layout& layout, const Buffers& buffers, const Rows& table, fl
   const Pieces pieces = cut_entries(layout, find_segments(layout, buffers), workers.threads());
   const auto core_rows = static_cast<uint32_t>(layout.rows_per_core);
   const auto core_samples = static_cast<uint32_t>(layout.samples_per_core);
-  sum_by_sample(layout.samples(), pieces.size(), table, out, workers,
-                [&](int64_t piece, const auto& use) {
+  const auto visit = [&](int64_t piece, const auto& use) {
+    // Copies, which stay in registers whatever `use` writes.
+    const Buffers given = buffers;
+    const uint32_t rows = core_rows, samples = core_samples;
     for (size_t s = pieces.firsts[piece]; s < pieces.firsts[piece + 1]; ++s) {
-      const Stretch& stretch = pieces.stretches[s];
+      const Stretch stretch = pieces.stretches[s];
       for (int64_t i = stretch.begin; i < stretch.end; ++i) {
-        const int32_t id = buffers.ids[i], sample = buffers.samples[i];
-        const bool can_be = static_cast<uint32_t>(id) < core_rows &&
-                            static_cast<uint32_t>(sample) < core_samples;
-        if (can_be) use(stretch.sample_base + sample, stretch.row_base + id, buffers.gains[i]);
+        const int32_t id = given.ids[i], sample = given.samples[i];
+        const bool can_be =
+            static_cast<uint32_t>(id) < rows && static_cast<uint32_t>(sample) < samples;
+        if (can_be) use(stretch.sample_base + sample, stretch.row_base + id, given.gains[i]);
       }
     }
-  });
+  };
+  sum_by_sample(layout.samples(), pieces.size(), pieces.entries, table, out, workers, visit);
 }
 
 void combine_answers(const Layout& layout, const Buffers& buffers, const Rows& answers, float* out,
@@ -128,7 +163,9 @@ void combine_answers(const Layout& layout, const Buffers& buffers, const Rows& a
   const std::vector<Part> parts = group_entries(layout, buffers, workers);
   const std::vector<int64_t> places = places_of_parts(layout, parts);
   const int64_t capacity = answers.count / layout.devices();
-  sum_by_sample(layout.samples(), 1, answers, out, workers, [&](int64_t, const auto& use) {
+  int64_t entries = 0;
+  for (const Part& part : parts) entries += static_cast<int64_t>(part.uses.size());
+  const auto visit = [&](int64_t, const auto& use) {
     for (size_t p = 0; p < parts.size(); ++p) {
       const Part& part = parts[p];
       const int64_t device = static_cast<int64_t>(p) / layout.per_device;
@@ -140,7 +177,8 @@ void combine_answers(const Layout& layout, const Buffers& buffers, const Rows& a
         }
       }
     }
-  });
+  };
+  sum_by_sample(layout.samples(), 1, entries, answers, out, workers, visit);
 }
 
 void write_requests(const Layout& layout, const Buffers& buffers, int64_t capacity, int32_t* out,

@@ -7,18 +7,53 @@ namespace {
 
 std::atomic<int64_t> wanted{0};
 
-// Outlives the call it is for: a thread of the pool may come to it when all is done, finds that no
-// task is left, and does not touch `task`.
-struct Job {
-  const std::function<void(int64_t)>* task;
-  int64_t count;
+// Phases take turns within microseconds; sleeping and waking takes longer.
+constexpr int kSpins = 1000;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+struct Stage {
+  Phase phase;
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> done{0};
 
   void work() {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      (*task)(i);
-      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == count) done.notify_all();
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < phase.count;) {
+      phase.task(i);
+      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == phase.count) done.notify_all();
+    }
+  }
+
+  void wait() {
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (done.load(std::memory_order_acquire) >= phase.count) return;
+      pause();
+    }
+    for (int64_t so_far; (so_far = done.load(std::memory_order_acquire)) < phase.count;) {
+      done.wait(so_far, std::memory_order_acquire);
+    }
+  }
+};
+
+// Outlives the call it is for: a thread of the pool may come to it when all is done, finds that no
+// task is left, and does not touch what tasks refer to.
+struct Job {
+  std::unique_ptr<Stage[]> stages;
+  size_t count;
+
+  explicit Job(std::vector<Phase>& phases)
+      : stages(std::make_unique<Stage[]>(phases.size())), count(phases.size()) {
+    for (size_t s = 0; s < count; ++s) stages[s].phase = std::move(phases[s]);
+  }
+
+  void work() {
+    for (size_t s = 0; s < count; ++s) {
+      stages[s].work();
+      if (s + 1 < count) stages[s].wait();
     }
   }
 };
@@ -34,19 +69,19 @@ int64_t Workers::count(const xla::ffi::ThreadPool& pool) {
   return given > 0 ? given : std::max<int64_t>(1, pool.num_threads());
 }
 
-void Workers::run(int64_t tasks, const std::function<void(int64_t)>& task) {
-  if (tasks <= 1 || threads_ == 1) {
-    for (int64_t i = 0; i < tasks; ++i) task(i);
+void Workers::run(std::vector<Phase> phases) {
+  int64_t most = 0;
+  for (const Phase& phase : phases) most = std::max(most, phase.count);
+  if (most <= 1 || threads_ == 1) {
+    for (const Phase& phase : phases) {
+      for (int64_t i = 0; i < phase.count; ++i) phase.task(i);
+    }
     return;
   }
-  auto job = std::make_shared<Job>();
-  job->task = &task;
-  job->count = tasks;
-  for (int64_t i = 1; i < std::min(tasks, threads_); ++i) pool_.Schedule([job] { job->work(); });
+  const auto job = std::make_shared<Job>(phases);
+  for (int64_t i = 1; i < std::min(most, threads_); ++i) pool_.Schedule([job] { job->work(); });
   job->work();
-  for (int64_t done; (done = job->done.load(std::memory_order_acquire)) < tasks;) {
-    job->done.wait(done, std::memory_order_acquire);
-  }
+  job->stages[job->count - 1].wait();
 }
 
 }  // namespace emberay::cpu

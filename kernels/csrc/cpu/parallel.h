@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -14,6 +15,12 @@ namespace emberay::cpu {
 void set_threads(int64_t threads);
 int64_t threads_wanted();
 
+// Calls of task(i) for every i in [0, count), in any order and on any thread.
+struct Phase {
+  int64_t count;
+  std::function<void(int64_t)> task;
+};
+
 // The threads of XLA's pool, for one call of a handler.
 class Workers {
  public:
@@ -21,10 +28,14 @@ class Workers {
 
   int64_t threads() const { return threads_; }
 
-  // Calls task(i) for every i in [0, count), on this thread and on those of the pool that are free,
-  // and returns when all are done. This thread takes on whatever nobody has begun, so it never
-  // waits for a thread that another call like this one keeps busy.
-  void run(int64_t tasks, const std::function<void(int64_t)>& task);
+  // Runs phases one after another, on this thread and on those of the pool that are free, and
+  // returns when all are done. Threads are woken once for all phases. Whoever is there takes on
+  // what nobody has begun, and waits only for what somebody else has begun, so this thread never
+  // waits for one that another call like this one keeps busy.
+  void run(std::vector<Phase> phases);
+
+  // Runs one phase.
+  void run(int64_t tasks, std::function<void(int64_t)> task) { run({{tasks, std::move(task)}}); }
 
  private:
   static int64_t count(const xla::ffi::ThreadPool& pool);

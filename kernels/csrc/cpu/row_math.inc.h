@@ -12,7 +12,7 @@ typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int64_t kLanes = 16;
 constexpr int64_t kTile = 4;       // vectors summed at once, in registers
 constexpr int64_t kAhead = 8;      // rows fetched to be written before they are needed
-constexpr int64_t kFarAhead = 16;  // rows fetched into the second cache before they are needed
+constexpr int64_t kFarAhead = 32;  // rows fetched into the second cache before they are needed
 constexpr int64_t kLine = 16;      // floats of a cache line
 
 EMBERAY_INLINE const Vector& at(const float* values) {
@@ -173,10 +173,14 @@ EMBERAY_INLINE void adagrad_momentum(const Row& row, const float* h) {
   const float keep = beta2 == 1.0f ? 1.0f : beta2, take = beta2 == 1.0f ? 1.0f : 1.0f - beta2;
   for (int64_t c = 0; c < row.width; ++c) row.a[c] = keep * row.a[c] + take * (row.g[c] * row.g[c]);
   if (exponent == 2.0f) {
-    for (int64_t c = 0; c < row.width; ++c) row.scratch[c] = 1.0f / __builtin_sqrtf(row.a[c] + epsilon);
+    for (int64_t c = 0; c < row.width; ++c) {
+      row.scratch[c] = 1.0f / __builtin_sqrtf(row.a[c] + epsilon);
+    }
   } else {
     const float power = -1.0f / exponent;
-    for (int64_t c = 0; c < row.width; ++c) row.scratch[c] = __builtin_powf(row.a[c] + epsilon, power);
+    for (int64_t c = 0; c < row.width; ++c) {
+      row.scratch[c] = __builtin_powf(row.a[c] + epsilon, power);
+    }
   }
   for (int64_t c = 0; c < row.width; ++c) {
     const float product = row.scratch[c] * row.g[c];
@@ -267,7 +271,8 @@ EMBERAY_INLINE void f2a(const Row& row, const float* h) {
     const float sum = row.a[c] + g * g;
     row.a[c] = sum;
     const float sign = w > 0.0f ? 1.0f : w < 0.0f ? -1.0f : w;
-    const float change = divide_or_zero(g * row.scratch[c], __builtin_sqrtf(sum)) + (l1 * sign + l2 * w);
+    const float scaled = divide_or_zero(g * row.scratch[c], __builtin_sqrtf(sum));
+    const float change = scaled + (l1 * sign + l2 * w);
     row.w[c] = w - rate * change;
   }
 }

@@ -3,7 +3,8 @@
 #include "kernels/csrc/cpu/row_math_headers.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw"))), apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw")
 #endif

@@ -101,7 +101,8 @@ void Batch::take_rows(const Stack& stack) {
   const Rows* ids = nullptr;
   for (const Rows& one : rows) {
     const int64_t number = one.feature();
-    if (number < stack.first_feature || number >= stack.first_feature + stack.num_features) continue;
+    const int64_t last_feature = stack.first_feature + stack.num_features - 1;
+    if (number < stack.first_feature || number > last_feature) continue;
     if (one.odd()) odd.push_back(number);
     if (is_wrong()) continue;
     Feature& feature = features[number];

@@ -35,8 +35,8 @@ struct Batch {
 
 // Features are (ids, offsets, gains, samples, vocabulary, first sample, row add, shift, combiner).
 // Without offsets, ids and gains are arrays of two dimensions; or lists, tuples or object arrays of
-// rows, which have to be joined then (see joining.h). Stacks are (number of features, max ids, max unique ids,
-// buffer). Throws std::invalid_argument.
+// rows, which have to be joined then (see joining.h). Stacks are (number of features, max ids, max
+// unique ids, buffer). Throws std::invalid_argument.
 Batch read_batch(nb::list features, nb::list stacks, int64_t local_devices, int64_t per_device,
                  int64_t sparsecores);
 

@@ -20,7 +20,9 @@ EMBERAY_INLINE bool narrow_keys(const Id* ids, int64_t count, const KeyRule& rul
   uint32_t bad = 0;
   for (int64_t i = 0; i < count; ++i) {
     const auto id = static_cast<uint32_t>(ids[i]);
-    if constexpr (sizeof(Id) == 8) bad |= static_cast<uint32_t>(static_cast<uint64_t>(ids[i]) >> 32);
+    if constexpr (sizeof(Id) == 8) {
+      bad |= static_cast<uint32_t>(static_cast<uint64_t>(ids[i]) >> 32);
+    }
     bad |= static_cast<uint32_t>(id >= vocabulary);
     keys[i] = (((id + shift) & mask) << row_bits) | ((id >> log2) + add);
   }

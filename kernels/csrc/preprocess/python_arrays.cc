@@ -45,8 +45,8 @@ nb::object Output::array(void* data, int type, std::initializer_list<int64_t> sh
   npy_intp dimensions[2] = {};
   int count = 0;
   for (const int64_t size : shape) dimensions[count++] = size;
-  nb::object result = nb::steal(PyArray_New(&PyArray_Type, count, dimensions, type, nullptr, data, 0,
-                                            NPY_ARRAY_CARRAY, nullptr));
+  nb::object result = nb::steal(PyArray_New(&PyArray_Type, count, dimensions, type, nullptr, data,
+                                            0, NPY_ARRAY_CARRAY, nullptr));
   if (!result.is_valid()) throw nb::python_error();
   auto* array = reinterpret_cast<PyArrayObject*>(result.ptr());
   if (PyArray_SetBaseObject(array, nb::object(owner_).release().ptr()) != 0) {

@@ -76,9 +76,10 @@ bool read_row(PyObject* object, const Types& types, Row& row) {
   const PyArray_Descr* descriptor = PyArray_DESCR(array);
   if (descriptor != types.narrow_descriptor) {
     const int type = descriptor->type_num;
+    const bool has_wide_type =
+        type == types.wide || (types.wide == NPY_INT64 && type == NPY_LONGLONG);
     const bool is_wide = descriptor == types.wide_descriptor ||
-                         ((type == types.wide || (types.wide == NPY_INT64 && type == NPY_LONGLONG)) &&
-                          PyArray_ISNOTSWAPPED(array));
+                         (has_wide_type && PyArray_ISNOTSWAPPED(array));
     const bool is_narrow = type == types.narrow && PyArray_ISNOTSWAPPED(array);
     if (!is_wide && !is_narrow) return false;
     row.wide = is_wide;
@@ -174,10 +175,11 @@ bool Rows::join_alike() {
   if (count == 0 || !read_row(objects_[0], types, first) || first.size == 0) return false;
   if (first.size > kMostValues / count) return false;
   block_ = BufferPool::get().take(Output::bytes(count * first.size, first.wide && !gains_ ? 8 : 4));
-  alike_ = first.wide ? (gains_ ? copy_alike<double, float>(first.size, types.wide_descriptor)
-                                : copy_alike<int64_t, int64_t>(first.size, types.wide_descriptor))
-                      : (gains_ ? copy_alike<float, float>(first.size, types.narrow_descriptor)
-                                : copy_alike<int32_t, int32_t>(first.size, types.narrow_descriptor));
+  const PyArray_Descr* type = first.wide ? types.wide_descriptor : types.narrow_descriptor;
+  alike_ = first.wide ? (gains_ ? copy_alike<double, float>(first.size, type)
+                                : copy_alike<int64_t, int64_t>(first.size, type))
+                      : (gains_ ? copy_alike<float, float>(first.size, type)
+                                : copy_alike<int32_t, int32_t>(first.size, type));
   if (alike_) {
     total_ = count * first.size;
     wide_ = first.wide;

@@ -29,7 +29,8 @@ class Objects {
 };
 
 // The ids or gains of one feature: one-dimensional arrays of int32 or int64, or of float32 or
-// float64. They are joined in a block of the pool: offsets, unless all rows are as long, and values.
+// float64. They are joined in a block of the pool: offsets, unless all rows are as long, and
+// values.
 class Rows {
  public:
   Rows(nb::handle rows, int64_t feature, bool are_gains);

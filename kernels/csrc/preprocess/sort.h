@@ -202,7 +202,9 @@ void count_digits(const Key* keys, int64_t count, bool has_padding, Digits digit
   }
   for (unsigned pass = 0; pass < digits.passes; ++pass) {
     uint32_t sum = 0;
-    for (uint32_t* next = counters; next != counters + size; ++next) sum += std::exchange(*next, sum);
+    for (uint32_t* next = counters; next != counters + size; ++next) {
+      sum += std::exchange(*next, sum);
+    }
     counters += size;
   }
 }
@@ -218,7 +220,8 @@ void scatter_share(const Share& share, const Key* keys, GainOf gain_of, int64_t 
       if (key == kPaddingKey<Key>) return;
     }
     E& entry = out[next[static_cast<uint32_t>(key) & mask]++];
-    entry.place = static_cast<Place>(key) << sample_bits | static_cast<Place>(first_sample + sample);
+    entry.place =
+        static_cast<Place>(key) << sample_bits | static_cast<Place>(first_sample + sample);
     if constexpr (E::kWeighted) entry.gain = gain_of(i, sample);
   };
   if (share.ends == nullptr && share.valency == 1) {
@@ -236,8 +239,9 @@ void scatter_shares(const Group& group, const Key* keys, uint32_t* next, E* out)
   const uint32_t mask = (1u << group.digits.bits) - 1;
   for (const Share& share : group.shares) {
     auto scatter = [&](auto gain_of) {
-      scatter_share<kPadding>(share, keys, gain_of, share.feature->first_sample - group.first_sample,
-                              group.sample_bits, mask, next, out);
+      const int64_t first_sample = share.feature->first_sample - group.first_sample;
+      scatter_share<kPadding>(share, keys, gain_of, first_sample, group.sample_bits, mask, next,
+                              out);
     };
     if (share.gains != nullptr) {
       scatter([gains = share.gains](int64_t i, int64_t) { return gains[i]; });

@@ -53,7 +53,9 @@ ThreadPool& ThreadPool::get() {
   return *current.load();
 }
 
-void ThreadPool::set_threads(int64_t threads) { wanted_threads.store(std::max<int64_t>(threads, 1)); }
+void ThreadPool::set_threads(int64_t threads) {
+  wanted_threads.store(std::max<int64_t>(threads, 1));
+}
 
 ThreadPool::ThreadPool(int64_t threads) {
   for (int64_t i = 1; i < threads; ++i) {

@@ -11,6 +11,9 @@ Python step per value. They are frozen values: their text form is part of the pr
     Crossed      combinations of the ids of those above             [n, 1]
     Tags         list column of strings or integers, hashed         [n, valency], padded with -1
     Lists        list column, its values by one of those above      [n, valency], padded with -1
+    Separated    strings that hold several values, as Lists or Tags [n, valency], padded with -1
+    TimePart     hour, weekday, day or month of a moment            [n, 1]
+    LogShare     how frequent a value is, as a logarithm            [n]      (dense)
     Number       number column, clipped, log, standardised          [n]      (dense)
 
 One idea a file; `workers.data.fitting` takes vocabularies, boundaries, means and deviations from
@@ -34,8 +37,11 @@ from workers.data.transforms.hashed import Hashed
 from workers.data.transforms.hashing import hash_values
 from workers.data.transforms.ids import Ids
 from workers.data.transforms.lists import Cut, Lists, Tags
+from workers.data.transforms.log_share import LogShare, ValueCounts, read_counts
 from workers.data.transforms.moments import Moments
 from workers.data.transforms.number import Number
+from workers.data.transforms.separated import Separated
+from workers.data.transforms.times import TimePart
 from workers.data.transforms.value_set import ValueSet
 from workers.data.transforms.vocabulary import Vocabulary
 from workers.data.transforms.vocabulary_files import read_vocabulary, write_vocabulary
@@ -51,15 +57,20 @@ __all__ = [
     "Ids",
     "InvalidValue",
     "Lists",
+    "LogShare",
     "Missing",
     "Moments",
     "Number",
+    "Separated",
     "Tags",
+    "TimePart",
     "ValueCounter",
+    "ValueCounts",
     "ValueSet",
     "Vocabulary",
     "hash_values",
     "nullable_columns",
+    "read_counts",
     "read_vocabulary",
     "write_vocabulary",
 ]

@@ -1,0 +1,291 @@
+"""Hosts on TPU slices that a real Ray cluster is made to believe in."""
+
+import inspect
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import ClusterConfig
+from orchestrator.errors import ClusterError
+from orchestrator.hosts.interface import Answered, Died, StacksSeen
+from orchestrator.ray_session import RaySession
+from orchestrator.topology import slice_topology
+from tests.runs import free_ports
+from workers import protocol
+
+pytestmark = pytest.mark.system
+
+
+@contextmanager
+def light_nodes():
+    """Nodes whose agents do without what dashboards need, and that do not wait for them.
+
+    Else a node starts several large Python processes, and gives up if these take 15 s to tell their
+    ports: on a busy machine, few of many nodes would come up.
+    """
+    from ray import _raylet
+    from ray._private import services, utils
+
+    names = ("METRICS_AGENT_PORT", "METRICS_EXPORT_PORT", "DASHBOARD_AGENT_LISTEN_PORT")
+    dependencies, start_raylet = utils.get_dashboard_dependency_error, services.start_raylet
+
+    def start(*arguments, **options):
+        given = inspect.signature(start_raylet).bind(*arguments, **options).arguments
+        for name in names:  # as such agents do themselves, later
+            port = getattr(_raylet, f"{name}_NAME")
+            _raylet.persist_port(given["session_dir"], given["node_id"], port, -1)
+        return start_raylet(*arguments, **options)
+
+    utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
+    services.start_raylet = start
+    try:
+        yield
+    finally:
+        utils.get_dashboard_dependency_error = dependencies
+        services.start_raylet = start_raylet
+
+
+class FakeCluster:
+    """Ray nodes with the resources and labels of TPU hosts."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster
+
+        (port,) = free_ports(1)
+        head = {"num_cpus": 1, "runtime_env_agent_port": port}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._slices = {}
+
+    @property
+    def address(self):
+        return self._cluster.address
+
+    def add(self, topology, name):
+        """A slice; its first host tells Ray that it is, as Ray does itself on real ones."""
+        for worker in range(topology.hosts_per_slice):
+            head = {topology.ray_head_resource: 1} if worker == 0 else {}
+            node = self._cluster.add_node(
+                wait=False,
+                num_cpus=1,
+                object_store_memory=80 * 2**20,
+                resources={**topology.ray_resources, name: 1, **head},
+                labels=topology.ray_labels(name, worker),
+                runtime_env_agent_port=free_ports(1)[0],
+            )
+            self._slices.setdefault(name, []).append(node)
+        self._cluster.wait_for_nodes(120)
+
+    def remove_host(self, name, worker):
+        self._cluster.remove_node(self._slices[name].pop(worker), allow_graceful=False)
+
+    def remove(self, name):
+        for node in self._slices.pop(name):
+            self._cluster.remove_node(node, allow_graceful=False)
+
+    def worker_of(self, node_id):
+        """(slice, worker) of a node."""
+        import ray
+
+        (node,) = [node for node in ray.nodes() if node["NodeID"] == node_id]
+        labels = node["Labels"]
+        return labels["ray.io/tpu-slice-name"], int(labels["ray.io/tpu-worker-id"])
+
+    def shutdown(self):
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    # As a node may have them that was part of other slices before.
+    os.environ |= {"MEGASCALE_NUM_SLICES": "7", "MEGASCALE_COORDINATOR_ADDRESS": "10.9.9.9"}
+    try:
+        with light_nodes():
+            fake = FakeCluster()
+            try:
+                with RaySession(ClusterConfig(address=fake.address), hosts=1):
+                    yield fake
+            finally:
+                fake.shutdown()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture
+def groups(cluster, tmp_path):
+    from orchestrator.hosts.slice_hosts import SliceHosts
+
+    made = []
+
+    def make(topology, **settings):
+        run = protocol.RunSpec(
+            program="none:none",
+            parameters={},
+            data="none",
+            run_folder=str(tmp_path / str(len(made))),
+            batch_size=64,
+            epochs=1,
+            seed=0,
+            devices_per_host=topology.devices_per_host,
+            sparsecores_per_device=topology.sparsecores_per_device,
+            platform="tpu",
+        )
+        config = ClusterConfig(topology=topology.name, slices=topology.slices, **settings)
+        factory = "fake_slice_host:FakeSliceHost"
+        made.append(SliceHosts(run, config, topology, pulse_interval=0.2, factory=factory))
+        return made[-1]
+
+    yield make
+    for group in made:
+        group.close()
+
+
+def start(group, hosts, launch=0):
+    group.launch([protocol.Assignment(rank, hosts, launch) for rank in range(hosts)])
+
+
+def hellos(group, hosts, seconds=120.0):
+    seen = collect(group, lambda seen: len(of(seen, Answered)) == hosts, seconds)
+    return {answer.rank: answer.reply for answer in of(seen, Answered)}
+
+
+def collect(group, enough, seconds=60.0):
+    seen, deadline = [], time.monotonic() + seconds
+    while not enough(seen):
+        assert time.monotonic() < deadline, f"only {seen}; {group.last_words(0)}"
+        seen += group.poll(0.2)
+    return seen
+
+
+def of(seen, kind):
+    return [observation for observation in seen if isinstance(observation, kind)]
+
+
+def environments(group, hosts):
+    for rank in range(hosts):
+        group.dump_stacks(rank)
+    seen = collect(group, lambda seen: len(of(seen, StacksSeen)) == hosts)
+    return {stacks.rank: json.loads(stacks.text) for stacks in of(seen, StacksSeen)}
+
+
+def places(cluster, told):
+    return [cluster.worker_of(told[rank].node) for rank in sorted(told)]
+
+
+def test_one_slice_of_four_hosts(cluster, groups):
+    topology = slice_topology("v6e-16")
+    cluster.add(topology, "whole")
+    group = groups(topology)
+    assert group.room() == 4
+    start(group, 4)
+    told = hellos(group, 4)
+    # One process a host, ranks in the order of the interconnect.
+    assert places(cluster, told) == [("whole", worker) for worker in range(4)]
+    assert group.room() == 0
+    # One slice has nothing to do with others; what was left of earlier ones is gone.
+    assert set(environments(group, 4)[2]) == {"JAX_PLATFORMS"}
+
+    # A busy slice is waited for, with what is missing told, and taken when it becomes free.
+    other = groups(topology)
+    start(other, 4)
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        assert other.poll(0.2) == []
+    assert "1 of 1 slices of v6e-16 have all their hosts" in other.last_words(0)
+    group.close()
+    assert places(cluster, hellos(other, 4)) == [("whole", worker) for worker in range(4)]
+    other.close()
+    with pytest.raises(ClusterError, match="6 hosts cannot be started on v6e-16, of 4 hosts each"):
+        start(groups(topology), 6)
+    cluster.remove("whole")
+
+
+def test_two_slices_and_a_node_that_dies(cluster, groups):
+    topology = slice_topology("v5p-16", slices=2)
+    for name in ("first", "second", "third"):
+        cluster.add(topology, name)
+    group = groups(topology)
+    start(group, 4)
+    told = hellos(group, 4)
+    assert places(cluster, told) == [("first", 0), ("first", 1), ("second", 0), ("second", 1)]
+    for rank, found in environments(group, 4).items():
+        assert found.pop("MEGASCALE_COORDINATOR_ADDRESS") == told[0].address.split(":")[0]
+        assert found.pop("MEGASCALE_PORT")
+        assert found == {
+            "MEGASCALE_NUM_SLICES": "2",
+            "MEGASCALE_SLICE_ID": str(rank // 2),
+            "JAX_PLATFORMS": "tpu,cpu",
+        }
+
+    # A process that dies leaves its slice whole: it is used again.
+    os.kill(told[3].pid, signal.SIGKILL)
+    died = of(collect(group, lambda seen: of(seen, Died)), Died)
+    assert [death.rank for death in died] == [3]
+    group.kill_all()
+    start(group, 4, launch=1)
+    again = hellos(group, 4)
+    assert places(cluster, again) == places(cluster, told)
+    assert not {hello.pid for hello in again.values()} & {hello.pid for hello in told.values()}
+
+    # A node that dies takes its slice with it: another one comes in, the healthy one stays.
+    cluster.remove_host("first", 1)
+    died = of(collect(group, lambda seen: of(seen, Died)), Died)
+    assert 1 in {death.rank for death in died}
+    group.kill_all()
+    start(group, 4, launch=2)
+    last = hellos(group, 4)
+    assert sorted(places(cluster, last)) == [
+        ("second", 0),
+        ("second", 1),
+        ("third", 0),
+        ("third", 1),
+    ]
+    assert [worker for _, worker in places(cluster, last)] == [0, 1, 0, 1]
+    slices = [found["MEGASCALE_SLICE_ID"] for _, found in sorted(environments(group, 4).items())]
+    assert slices == ["0", "0", "1", "1"]
+
+    # With one slice lost and none to take its place, half of the hosts go on.
+    cluster.remove_host("third", 0)
+    collect(group, lambda seen: of(seen, Died))
+    group.kill_all()
+    start(group, 4, launch=3)
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        assert group.poll(0.2) == []
+    assert "slice third lacks its hosts 0" in group.last_words(0)
+    group.kill_all()
+    start(group, 2, launch=4)
+    assert places(cluster, hellos(group, 2)) == [("second", 0), ("second", 1)]
+    assert "MEGASCALE_NUM_SLICES" not in environments(group, 2)[0]
+
+
+def test_a_slice_that_never_comes_and_one_that_comes_late(cluster, groups):
+    topology = slice_topology("v6e-8", slices=2)
+    group = groups(topology, slice_timeout=2.0)
+    start(group, 2)
+    assert group.poll(0.1) == []
+    assert "no node has the label ray.io/tpu-pod-type=v6e-8" in group.last_words(0)
+    cluster.add(topology, "early")
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline:
+        assert group.poll(0.2) == []
+    assert "1 of 2 slices of v6e-8" in group.last_words(1)
+    # Given up, nothing is held that others could use.
+    group.close()
+    deadline = time.monotonic() + 30
+    while group.room() != 1:  # Ray frees it a moment later
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    group = groups(topology, slice_timeout=2.0)
+    start(group, 2)
+    cluster.add(topology, "late")
+    assert sorted(places(cluster, hellos(group, 2))) == [("early", 0), ("late", 0)]
+    assert {found["MEGASCALE_SLICE_ID"] for found in environments(group, 2).values()} == {"0", "1"}

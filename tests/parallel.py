@@ -1,0 +1,52 @@
+"""Tests spread over processes (pytest-xdist), so that one computes while another waits.
+
+The tests of a file stay together, in order, as they share what is compiled and prepared. Those of
+all files that use what real runs share (a Ray cluster, and a run that others are compared with) are
+one piece, and begin first: it is there once, one test at a time uses it, and they take longest.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+__all__ = ["Pieces", "file_of", "processes_for", "shares_runs"]
+
+ROOT = Path(__file__).parents[1]
+SHARED = re.compile(r"\b(ray_head|undisturbed)\b")
+"""Names of the fixtures that real runs share."""
+MOST_PROCESSES = 4
+
+
+@functools.cache
+def shares_runs(file: str) -> bool:
+    """Whether a file (a path from the root of the repository) has tests with these fixtures."""
+    return bool(SHARED.search((ROOT / file).read_text()))
+
+
+def file_of(nodeid: str) -> str:
+    """The file that a test is in."""
+    return nodeid.partition("::")[0]
+
+
+def processes_for(config: pytest.Config) -> int:
+    """One a core, but at least two; none (0) for a part of the suite.
+
+    A few tests are done in pytest's own process before others are ready for them.
+    """
+    if config.args_source is pytest.Config.ArgsSource.ARGS or config.option.keyword:
+        return 0
+    return min(MOST_PROCESSES, max(2, len(os.sched_getaffinity(0))))
+
+
+class Pieces(LoadFileScheduling):
+    """Gives a process that has little left to do the next piece."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = file_of(nodeid)
+        return "real runs" if shares_runs(file) else file
