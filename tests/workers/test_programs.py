@@ -23,7 +23,9 @@ from workers.protocol import Assignment, Lease, RunSpec
 SMALL = {"rows": 40_000, "test_rows": 8_000, "users": 200, "items": 60, "history": 4}
 
 
-def trained(name: str, folder, epochs: int, **parameters: Any) -> protocol.Evaluated:
+def trained(
+    name: str, folder, epochs: int, batch_size: int, **parameters: Any
+) -> protocol.Evaluated:
     """Train in this process, on all its devices."""
     reference = f"workers.programs.{name}:program"
     program = load_program(reference, parameters)
@@ -32,7 +34,7 @@ def trained(name: str, folder, epochs: int, **parameters: Any) -> protocol.Evalu
         parameters=parameters,
         data=resolve_data(program, None),
         run_folder=str(folder),
-        batch_size=256,
+        batch_size=batch_size,
         epochs=epochs,
         seed=0,
         devices_per_host=jax.device_count(),
@@ -57,7 +59,7 @@ def trained(name: str, folder, epochs: int, **parameters: Any) -> protocol.Evalu
 
 def test_two_towers_know_users_apart(tmp_path):
     """Better than any order of the items that is the same for all users."""
-    evaluated = trained("two_tower", tmp_path, 3, cutoffs=(10,), **SMALL)
+    evaluated = trained("two_tower", tmp_path, 2, 512, cutoffs=(10,), **SMALL)
     assert evaluated.ranking is not None
     recall = evaluated.ranking.result()["recall@10"]
     assert recall > alike_for_all() + 0.02
@@ -81,7 +83,7 @@ def alike_for_all() -> float:
 def test_the_sequence_program_comes_close_to_the_best_auc(tmp_path):
     from workers.data.sources import best_of
 
-    evaluated = trained("sequence", tmp_path, 2, **SMALL)
+    evaluated = trained("sequence", tmp_path, 2, 256, **SMALL)
     program = load_program("workers.programs.sequence:program", SMALL)
     best = best_of(resolve_data(program, None))
     assert best is not None

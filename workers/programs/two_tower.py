@@ -14,8 +14,8 @@ included. Only clicked rows are learned from; the items of all rows are candidat
 
 To serve, the candidates of all items are computed once, and those nearest to a query looked up.
 
-An evaluation tells recall@k and NDCG@k among the items of a batch; docs/own-model.md has the figures
-it reaches on the synthetic click log.
+An evaluation tells recall@k and NDCG@k among the items of a batch; docs/own-model.md has the
+figures it reaches on the synthetic click log.
 """
 
 from __future__ import annotations

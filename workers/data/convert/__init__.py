@@ -6,6 +6,7 @@ parsing.py      a block of lines as a table; bad lines named
 parts.py        tables as Parquet files with even row groups
 manifest.py     what is done, so that a conversion that was ended goes on
 conversion.py   all of it, in bounded memory
+joining.py      side tables put beside the rows of a data set
 """
 
 from workers.data.convert.conversion import Converted, Settings, convert
