@@ -1,8 +1,8 @@
 """Tests spread over processes (pytest-xdist), so that one computes while another waits.
 
 The tests of a file stay together, in order, as they share what is compiled and prepared. Those of
-all files that use what real runs share (a Ray cluster, and a run that others are compared with) are
-one piece, and begin first: it is there once, one test at a time uses it, and they take longest.
+all files that start a Ray cluster, or use what real runs share (a cluster, and a run that others are
+compared with), are one piece, and begin first: one test at a time uses Ray, and they take longest.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from xdist.scheduler import LoadFileScheduling
 __all__ = ["Pieces", "file_of", "processes_for", "shares_runs"]
 
 ROOT = Path(__file__).parents[1]
-SHARED = re.compile(r"\b(ray_head|undisturbed)\b")
-"""Names of the fixtures that real runs share."""
+SHARED = re.compile(r"\b(ray_head|undisturbed|RaySession|cluster_utils|RaySliceHosts)\b")
+"""Names of what real runs share, and of what starts a Ray cluster: two at once are too many for two
+cores, where Ray's parts then miss the deadlines of their start."""
 MOST_PROCESSES = 4
 
 
 @functools.cache
 def shares_runs(file: str) -> bool:
-    """Whether a file (a path from the root of the repository) has tests with these fixtures."""
+    """Whether a file (a path from the root of the repository) has tests that do."""
     return bool(SHARED.search((ROOT / file).read_text()))
 
 
