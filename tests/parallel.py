@@ -1,8 +1,8 @@
 """Tests spread over processes (pytest-xdist), so that one computes while another waits.
 
 The tests of a file stay together, in order, as they share what is compiled and prepared. Those of
-all files that start a Ray cluster, or use what real runs share (a cluster, and a run that others are
-compared with), are one piece, and begin first: one test at a time uses Ray, and they take longest.
+all files that start a Ray cluster, or use what real runs share (a cluster, and a run that others
+are compared with), are one piece, and begin first: one at a time uses Ray, and they take longest.
 """
 
 from __future__ import annotations
