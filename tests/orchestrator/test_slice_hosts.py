@@ -1,6 +1,7 @@
 """Hosts on TPU slices that a real Ray cluster is made to believe in."""
 
 import inspect
+import functools
 import json
 import os
 import signal
@@ -169,6 +170,10 @@ def of(seen, kind):
     return [observation for observation in seen if isinstance(observation, kind)]
 
 
+def have_told(hosts, seen):
+    return len(of(seen, StacksSeen)) >= hosts
+
+
 def environments(group, hosts):
     found, deadline = {}, time.monotonic() + 90
     while len(found) < hosts:
@@ -176,7 +181,7 @@ def environments(group, hosts):
         missing = [rank for rank in range(hosts) if rank not in found]
         for rank in missing:
             group.dump_stacks(rank)
-        seen = collect(group, lambda seen, n=len(missing): len(of(seen, StacksSeen)) >= n)
+        seen = collect(group, functools.partial(have_told, len(missing)))
         # One that is too slow to answer is read from outside, which is not what is asked here.
         told = [stacks for stacks in of(seen, StacksSeen) if stacks.text.startswith("{")]
         found |= {stacks.rank: json.loads(stacks.text) for stacks in told}
