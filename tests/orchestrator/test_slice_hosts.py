@@ -1,7 +1,7 @@
 """Hosts on TPU slices that a real Ray cluster is made to believe in."""
 
-import inspect
 import functools
+import inspect
 import json
 import os
 import signal
