@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from workers.data.flights import prepare_flights
+from workers.mesh import free_address
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,6 +124,31 @@ def ray_head() -> Iterator[RayHead]:
         except subprocess.TimeoutExpired:
             os.killpg(head.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_processes(module: str, count: int, path: Path, seconds: float) -> None:
+    """Run a module once for each rank of a mesh; it gets its rank, an address, a path."""
+    address = free_address("127.0.0.1")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(rank), address, str(path)],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(count)
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=seconds)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def free_ports(count: int) -> list[int]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from kernels import EmbeddingPlan, Limits
-from tests.runs import ROOT
+from tests.runs import run_processes
 from tests.system.minibatch_process import DEVICES_PER_HOST, HOSTS, LEASES
 from workers.batches import encode, raw_batches, slots_of
 from workers.data.reader import ExampleReader
 from workers.data.sources import open_dataset
-from workers.mesh import free_address
 from workers.planning import make_plan, order_for, planned_specs
 from workers.program import load_program
 from workers.protocol import RunSpec
@@ -92,7 +88,7 @@ def test_hosts_that_agree_on_minibatches_compute_what_larger_limits_compute(
     (tmp_path / "run.json").write_text(json.dumps(dataclasses.asdict(run)))
     (tmp_path / "tight.json").write_text(tight.to_json())
     (tmp_path / "roomy.json").write_text(roomy.to_json())
-    run_processes(tmp_path)
+    run_processes("tests.system.minibatch_process", HOSTS, tmp_path, SECONDS)
 
     with np.load(tmp_path / "tight.npz") as got, np.load(tmp_path / "roomy.npz") as want:
         for ((first, last), _), (steps, most) in zip(LEASES, got["minibatches"], strict=True):
@@ -102,28 +98,3 @@ def test_hosts_that_agree_on_minibatches_compute_what_larger_limits_compute(
         assert set(got) == set(want)
         for name in set(want) - {"minibatches"}:
             np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-def run_processes(folder: Path) -> None:
-    address = free_address("127.0.0.1")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    command = [sys.executable, "-m", "tests.system.minibatch_process"]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), address, str(folder)],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(HOSTS)
-    ]
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=SECONDS)
-            assert process.returncode == 0, output
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
