@@ -6,6 +6,7 @@ EmberayError (kernels.errors)
 ├── PlanMismatch         a host's plan, or a checkpoint's, is not the driver's
 ├── CheckpointError      a checkpoint cannot be read
 ├── StorageFull          there is no room to save one
+├── ChipsTaken           another process has the host's TPU chips
 └── NonFiniteLoss        the loss became NaN or infinite
 """
 
@@ -15,6 +16,7 @@ from kernels.errors import EmberayError
 
 __all__ = [
     "CheckpointError",
+    "ChipsTaken",
     "DataError",
     "NonFiniteLoss",
     "PlanMismatch",
@@ -41,6 +43,10 @@ class CheckpointError(EmberayError):
 
 class StorageFull(EmberayError):
     """There is no room for another checkpoint."""
+
+
+class ChipsTaken(EmberayError):
+    """Another process of the machine has its TPU chips; the message names it."""
 
 
 class NonFiniteLoss(EmberayError):

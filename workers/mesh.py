@@ -12,6 +12,7 @@ from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from kernels.utils import embedding_table_format_with_sharding, num_sparsecores_per_device
+from workers.chips import CHIPS_SECONDS, wait_for_chips
 from workers.errors import PlanMismatch
 from workers.protocol import RunSpec
 
@@ -79,6 +80,8 @@ def leave_process_group() -> None:
 def join_mesh(coordinator: str, rank: int, hosts: int, run: RunSpec) -> Mesh:
     """Join the hosts' process group, and make the mesh over all their devices.
 
+    On TPUs it first waits until no other process has this host's chips.
+
     Args:
         coordinator: ``host:port`` of the coordination service.
         rank: This host's number, from 0.
@@ -87,8 +90,12 @@ def join_mesh(coordinator: str, rank: int, hosts: int, run: RunSpec) -> Mesh:
 
     Raises:
         RuntimeError: Not all joined in time (from JAX).
+        ChipsTaken: See ``workers.chips.wait_for_chips``.
         PlanMismatch: See ``check_mesh``.
     """
+    if run.platform == "tpu":
+        # The others wait for this host to join.
+        wait_for_chips(rank, min(CHIPS_SECONDS, run.join_timeout / 2))
     join_process_group(coordinator, rank, hosts, run.join_timeout)
     mesh = make_mesh()
     check_mesh(mesh, rank, jax.process_index(), run.sparsecores_per_device)
