@@ -175,7 +175,7 @@ class RunConfig(Section):
     """End after this many steps, if the epochs have more."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial values, the order of the data and all other random numbers."""
-    lease_steps: Positive = 25
+    lease_steps: Positive = 50
     """Most steps that hosts run before they report to the driver."""
     limits: Annotated[
         Annotated[Literal["auto"], Tag("<word>")]

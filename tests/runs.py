@@ -34,7 +34,10 @@ class Run:
     """A started training command."""
 
     folder: Path
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+    output: Path
+    """What it prints. A file, as a pipe that nobody reads would stop it when that is full."""
+    errors: Path
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """What the run has written to its journal so far."""
@@ -54,17 +57,20 @@ class Run:
             if found:
                 return found
             if self.process.poll() is not None:
-                output = self.process.communicate()
-                pytest.fail(f"the run ended while waiting for {what}: {output}")
+                pytest.fail(f"the run ended while waiting for {what}: {self.said()}")
             time.sleep(0.1)
         self.process.kill()
         pytest.fail(f"no {what} within {seconds} seconds; events: {self.events()}")
 
     def finish(self, seconds: float = 400.0) -> dict[str, Any]:
         """Wait for the end, which must be a good one; the run's summary."""
-        output, errors = self.process.communicate(timeout=seconds)
-        assert self.process.returncode == 0, output + errors
+        self.process.wait(seconds)
+        assert self.process.returncode == 0, self.said()
         return json.loads((self.folder / "summary.json").read_text())
+
+    def said(self) -> str:
+        """All it has printed so far."""
+        return self.output.read_text() + self.errors.read_text()
 
     def losses(self) -> dict[int, float]:
         """Loss by step."""
@@ -189,15 +195,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
         if head is not None:
             environment |= head.environment
-        process = subprocess.Popen(
-            [*command, *arguments],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        started.append(Run(folder, process))
+        output, errors = (tmp_path / f"{name}-{len(started)}.{kind}" for kind in ("out", "err"))
+        with output.open("wb") as out, errors.open("wb") as err:
+            process = subprocess.Popen(
+                [*command, *arguments], cwd=ROOT, env=environment, stdout=out, stderr=err
+            )
+        started.append(Run(folder, process, output, errors))
         return started[-1]
 
     yield begin

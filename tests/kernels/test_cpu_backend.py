@@ -148,6 +148,14 @@ def test_they_agree_with_plain_jax(mode):
         np.testing.assert_array_equal(np.asarray(before)[untouched], after[untouched])
 
 
+def one_partition(ids, samples, gains):
+    """Buffers of one SparseCore, full but for the last two places."""
+    pointers = np.full(8, len(ids) + 2, np.int32)
+    pointers[0] = len(ids)
+    flat = (pointers, *(np.pad(part, (0, 2)) for part in (ids, np.asarray(samples), gains)))
+    return StackInput(*map(jnp.asarray, flat), num_minibatches=jnp.ones(1, jnp.int32))
+
+
 @needs_kernels
 @pytest.mark.parametrize("width", [16, 17])
 @pytest.mark.parametrize(
@@ -160,16 +168,38 @@ def test_as_many_ids_as_samples(samples, width):
     layout = layout_of(width, 1)
     ids, gains = np.array([0, 3, 3, 7, 20, 23], np.int32), np.arange(1, 7, dtype=np.float32)
     variables, _ = random_variables(layout, 0)
-    pointers = np.full(8, 8, np.int32)
-    pointers[0] = SAMPLES
-    flat = (pointers, *(np.pad(part, (0, 2)) for part in (ids, np.asarray(samples), gains)))
-    batch = StackInput(*map(jnp.asarray, flat), num_minibatches=jnp.ones(1, jnp.int32))
+    batch = one_partition(ids, samples, gains)
     want = np.zeros((SAMPLES, width), np.float32)
     for row, sample, gain in zip(ids, samples, gains, strict=True):
         if sample < SAMPLES:
             want[sample] += gain * np.asarray(variables.table)[row]
     look_up = fast_jit(functools.partial(CPU.lookup, layout))
     np.testing.assert_allclose(look_up(batch, variables.table), want, rtol=1e-6)
+
+
+@needs_kernels
+@pytest.mark.parametrize("twice", [False, True])
+def test_one_id_a_sample_on_several_threads(twice, monkeypatch):
+    samples, width = 9000, 16  # three pieces of work
+    monkeypatch.setitem(globals(), "SAMPLES", samples)
+    layout = layout_of(width, 1)
+    rng = np.random.default_rng(4)
+    ids = np.sort(rng.integers(0, ROWS, samples).astype(np.int32))
+    of = rng.permutation(samples).astype(np.int32)
+    if twice:
+        of[-1] = of[0]
+    gains = rng.random(samples, np.float32)
+    variables, _ = random_variables(layout, 0)
+    want = np.zeros((samples, width), np.float32)
+    np.add.at(want, of, gains[:, None] * np.asarray(variables.table)[ids])
+    module, batch = native_module(), one_partition(ids, of, gains)
+    look_up = fast_jit(functools.partial(CPU.lookup, layout))
+    try:
+        for threads in (1, 2, 7):
+            module.set_threads(threads)
+            np.testing.assert_array_equal(look_up(batch, variables.table), want)
+    finally:
+        module.set_threads(0)
 
 
 @needs_kernels

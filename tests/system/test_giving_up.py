@@ -22,7 +22,8 @@ Start = Callable[..., Run]
 
 def failed(run: Run, code: int) -> str:
     """What a run that must fail says on its standard error."""
-    _, errors = run.process.communicate(timeout=400)
+    run.process.wait(400)
+    errors = run.errors.read_text()
     assert run.process.returncode == code, errors
     assert "Traceback" not in errors
     summary = json.loads((run.folder / "summary.json").read_text())

@@ -127,7 +127,8 @@ def test_a_driver_that_is_killed_and_one_that_is_told_to_leave(
     assert skipped["step"] == newest
     assert (run.folder / "checkpoints" / f"{newest}.unreadable").is_dir()
     run.process.send_signal(signal.SIGTERM)
-    _, errors = run.process.communicate(timeout=90)
+    run.process.wait(90)
+    errors = run.errors.read_text()
     assert [event["step"] for event in run.events("evaluation_cut")] == [EVALUATED], errors
     assert [event["steps"] for event in run.events("interrupted")] == [EVALUATED]
     assert (run.folder / "checkpoints" / str(EVALUATED)).is_dir()

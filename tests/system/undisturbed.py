@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -61,6 +62,6 @@ def assert_same_end(run: Run, undisturbed: Path) -> None:
     assert sum(array.size for array in ours.values()) > 10_000
     for name, array in ours.items():
         assert np.array_equal(array, theirs[name]), name
-    losses = Run(undisturbed, run.process).losses()
+    losses = dataclasses.replace(run, folder=undisturbed).losses()
     assert run.losses() == losses
     assert sorted(losses) == list(range(STEPS))

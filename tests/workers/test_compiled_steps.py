@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests.runs import ROOT
 from workers import compiled_steps
@@ -47,10 +48,13 @@ def files(folder):
 
 @pytest.fixture(autouse=True)
 def no_other_cache():
+    """Whether JAX's cache is used is decided once in a process, maybe by an earlier test."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
     yield
     jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
 
 
 def test_a_step_that_was_compiled_is_not_traced_again(tmp_path):

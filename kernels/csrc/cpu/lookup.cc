@@ -4,13 +4,14 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "kernels/csrc/cpu/groups.h"
+#include "kernels/csrc/cpu/lone_entries.h"
 #include "kernels/csrc/cpu/row_math.h"
+#include "kernels/csrc/cpu/stretches.h"
 
 namespace emberay::cpu {
 namespace {
@@ -26,12 +27,6 @@ int64_t blocks_of(int64_t samples, int64_t total, int64_t width, int64_t most) {
   return std::clamp<int64_t>((total + samples) * width / kLeastFloats, 1, most);
 }
 
-bool all_are_one(const Place* counts, int64_t samples) {
-  Place others = 0;  // without a branch, so that it is vectorised
-  for (int64_t sample = 0; sample < samples; ++sample) others |= counts[sample] ^ 1;
-  return others == 0;
-}
-
 // Sums per sample of at most so many uses. `visit` is called twice for every piece and calls what
 // it is given, (sample, row of the source, gain), for its uses. Their order, piece by piece, is
 // that of every sum. They are sorted by sample first, so that a sum stays in registers and is
@@ -43,27 +38,12 @@ void sum_by_sample(int64_t samples, int64_t pieces, int64_t most, const Rows& so
   const auto places = std::make_unique_for_overwrite<Place[]>(pieces * samples);
   const auto begins = std::make_unique_for_overwrite<int64_t[]>(samples + 1);
   const auto uses = std::make_unique_for_overwrite<Use[]>(most);
-  // If every sample has one use, which is common, a place can be told from the sample alone.
-  const bool may_be_single = pieces == 1 && most == samples;
-  bool single = false;
   const auto count = [&](int64_t piece) {
     Place* const counts = places.get() + piece * samples;
     std::fill_n(counts, samples, Place{0});
-    if (may_be_single) {
-      visit(piece, [counts, sorted = uses.get()](int64_t sample, int32_t row, float gain) {
-        ++counts[sample];
-        sorted[sample] = {row, gain};
-      });
-    } else {
-      visit(piece, [counts](int64_t sample, int32_t, float) { ++counts[sample]; });
-    }
+    visit(piece, [counts](int64_t sample, int32_t, float) { ++counts[sample]; });
   };
   const auto find_places = [&](int64_t) {
-    if (may_be_single && all_are_one(places.get(), samples)) {
-      std::iota(begins.get(), begins.get() + samples + 1, 0);
-      single = true;
-      return;
-    }
     Place total = 0;
     for (int64_t sample = 0; sample < samples; ++sample) {
       begins[sample] = total;
@@ -74,7 +54,6 @@ void sum_by_sample(int64_t samples, int64_t pieces, int64_t most, const Rows& so
     begins[samples] = total;
   };
   const auto scatter = [&](int64_t piece) {
-    if (single) return;
     Place* const next = places.get() + piece * samples;
     visit(piece, [next, sorted = uses.get()](int64_t sample, int32_t row, float gain) {
       sorted[next[sample]++] = {row, gain};
@@ -90,69 +69,17 @@ void sum_by_sample(int64_t samples, int64_t pieces, int64_t most, const Rows& so
   workers.run({{pieces, count}, {1, find_places}, {pieces, scatter}, {blocks, sum}});
 }
 
-// Some entries that follow each other, of one segment.
-struct Stretch {
-  int64_t begin, end;
-  int32_t row_base;
-  int64_t sample_base;
-};
-
-// Stretches in the order of the sums; those of piece p are [firsts[p], firsts[p + 1]).
-struct Pieces {
-  std::vector<Stretch> stretches;
-  std::vector<size_t> firsts;
-  int64_t entries = 0;
-
-  int64_t size() const { return static_cast<int64_t>(firsts.size()) - 1; }
-};
-
-// About as many entries in every piece, a piece for each thread if that is worth it.
-Pieces cut_entries(const Layout& layout, const Segments& segments, int64_t threads) {
-  Pieces pieces{{}, {0}};
-  for (const Segment& segment : segments.all) pieces.entries += segment.end - segment.begin;
-  const int64_t least = std::max<int64_t>(kLeastEntries, layout.samples());
-  const int64_t size = std::max(least, (pieces.entries + threads - 1) / threads);
-  int64_t room = size;
-  for (int64_t asked = 0; asked < layout.sparsecores; ++asked) {
-    const auto row_base = static_cast<int32_t>(asked * layout.rows_per_core);
-    for (int64_t s = segments.first[asked]; s < segments.first[asked + 1]; ++s) {
-      const Segment& segment = segments.all[s];
-      for (int64_t begin = segment.begin; begin < segment.end;) {
-        if (room == 0) {
-          pieces.firsts.push_back(pieces.stretches.size());
-          room = size;
-        }
-        const int64_t end = std::min(segment.end, begin + room);
-        pieces.stretches.push_back(
-            {begin, end, row_base, segment.asking * layout.samples_per_core});
-        room -= end - begin;
-        begin = end;
-      }
-    }
-  }
-  pieces.firsts.push_back(pieces.stretches.size());
-  return pieces;
-}
-
 }  // namespace
 
 void look_up(const Layout& layout, const Buffers& buffers, const Rows& table, float* out,
              Workers& workers) {
-  const Pieces pieces = cut_entries(layout, find_segments(layout, buffers), workers.threads());
-  const auto core_rows = static_cast<uint32_t>(layout.rows_per_core);
-  const auto core_samples = static_cast<uint32_t>(layout.samples_per_core);
+  const Segments segments = find_segments(layout, buffers);
+  if (look_up_lone(layout, buffers, segments, table, out, workers)) return;
+  const int64_t least = std::max<int64_t>(kLeastEntries, layout.samples());
+  const Pieces pieces = cut_entries(layout, segments, workers.threads(), least);
   const auto visit = [&](int64_t piece, const auto& use) {
-    // Copies, which stay in registers whatever `use` writes.
-    const Buffers given = buffers;
-    const uint32_t rows = core_rows, samples = core_samples;
     for (size_t s = pieces.firsts[piece]; s < pieces.firsts[piece + 1]; ++s) {
-      const Stretch stretch = pieces.stretches[s];
-      for (int64_t i = stretch.begin; i < stretch.end; ++i) {
-        const int32_t id = given.ids[i], sample = given.samples[i];
-        const bool can_be =
-            static_cast<uint32_t>(id) < rows && static_cast<uint32_t>(sample) < samples;
-        if (can_be) use(stretch.sample_base + sample, stretch.row_base + id, given.gains[i]);
-      }
+      for_each_entry(layout, buffers, pieces.stretches[s], use);
     }
   };
   sum_by_sample(layout.samples(), pieces.size(), pieces.entries, table, out, workers, visit);

@@ -49,6 +49,14 @@ inline Groups groups_of(const Part& part) {
   return {part.rows.data(), part.begins.data(), part.uses.data()};
 }
 
+// Entries that follow each other, as they lie in the buffers.
+struct Entries {
+  const int32_t* ids;
+  const int32_t* samples;
+  const float* gains;
+  int64_t count;
+};
+
 // Floats that an update needs besides, for a table of this width.
 inline int64_t scratch_size(int64_t width) { return 3 * width; }
 
@@ -56,6 +64,8 @@ struct RowMath {
   // out[g] = the sum of gain * source[index] over the uses of group g; 0 if it has none.
   void (*sum)(const Groups& groups, int64_t begin, int64_t end, const float* source, float* out,
               int64_t width);
+  // out[sample] = gain * source[id] for every entry.
+  void (*scale)(const Entries& entries, const float* source, float* out, int64_t width);
   // Sums the gradients of groups [begin, end) and changes their rows.
   void (*update[kOptimizers])(const Groups& groups, int64_t begin, int64_t end,
                               const float* gradients, const Variables& variables, float* scratch);

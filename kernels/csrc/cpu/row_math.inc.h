@@ -120,6 +120,33 @@ void sum(const Groups& groups, int64_t begin, int64_t end, const float* source, 
   }
 }
 
+template <int64_t vectors>
+void scale_of_width(const Entries& entries, const float* source, float* out) {
+  constexpr int64_t width = vectors * kLanes;
+  for (int64_t i = 0; i < entries.count; ++i) {
+    const int64_t ahead = entries.count - i > kFarAhead ? i + kFarAhead : entries.count - 1;
+    fetch(source + entries.ids[ahead] * width, width);
+    const float* row = source + entries.ids[i] * width;
+    float* to = out + entries.samples[i] * width;
+    Vector values[vectors];
+    for (int64_t v = 0; v < vectors; ++v) values[v] = entries.gains[i] * at(row + v * kLanes);
+    for (int64_t v = 0; v < vectors; ++v) at(to + v * kLanes) = values[v];
+  }
+}
+
+void scale(const Entries& entries, const float* source, float* out, int64_t width) {
+  if (width == 16) return scale_of_width<1>(entries, source, out);
+  if (width == 32) return scale_of_width<2>(entries, source, out);
+  if (width == 64) return scale_of_width<4>(entries, source, out);
+  if (width == 128) return scale_of_width<8>(entries, source, out);
+  for (int64_t i = 0; i < entries.count; ++i) {
+    const int64_t ahead = entries.count - i > kFarAhead ? i + kFarAhead : entries.count - 1;
+    fetch(source + entries.ids[ahead] * width, width);
+    const Use use{entries.ids[i], entries.gains[i]};
+    sum_group(&use, 1, source, out + entries.samples[i] * width, width);
+  }
+}
+
 // value / divisor, and 0 where the value is 0, whatever the divisor.
 EMBERAY_INLINE float divide_or_zero(float value, float divisor) {
   const float quotient = value / divisor;
@@ -309,6 +336,7 @@ void update(const Groups& groups, int64_t begin, int64_t end, const float* gradi
 extern const RowMath kRowMath;
 const RowMath kRowMath = {
     sum,
+    scale,
     {update<sgd, 0>, update<adagrad, 1>, update<row_wise_adagrad, 1>, update<adagrad_momentum, 2>,
      update<adam, 2>, update<ftrl, 2>, update<laprop, 2>, update<f2a, 2>}};
 

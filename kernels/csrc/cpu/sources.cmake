@@ -10,6 +10,7 @@ emberay_add_module(_cpu_kernels
   kernels/csrc/cpu/groups.cc
   kernels/csrc/cpu/handlers.cc
   kernels/csrc/cpu/huge_pages.cc
+  kernels/csrc/cpu/lone_entries.cc
   kernels/csrc/cpu/lookup.cc
   kernels/csrc/cpu/module.cc
   kernels/csrc/cpu/parallel.cc
@@ -17,6 +18,7 @@ emberay_add_module(_cpu_kernels
   kernels/csrc/cpu/simd_avx2.cc
   kernels/csrc/cpu/simd_avx512.cc
   kernels/csrc/cpu/simd_baseline.cc
+  kernels/csrc/cpu/stretches.cc
   kernels/csrc/cpu/update.cc)
 target_include_directories(_cpu_kernels SYSTEM PRIVATE "${jaxlib_include}")
 # Square roots need not set errno: only then are they vectorised.
