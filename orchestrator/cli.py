@@ -20,6 +20,7 @@ from orchestrator.config_help import options_table
 from orchestrator.config_loading import load_config
 from orchestrator.data_commands import add_data_commands
 from orchestrator.errors import BAD_INPUT, ConfigError
+from orchestrator.report_command import add_report_command
 from orchestrator.table_commands import add_table_commands
 
 __all__ = ["main"]
@@ -95,6 +96,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, ...]:
     compiling = add_compile_command(commands)
     add_data_commands(commands)
     add_table_commands(commands)
+    add_report_command(commands)
     return parser, train, compiling
 
 

@@ -27,12 +27,14 @@ from orchestrator.cluster import open_hosts
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config, make_config
 from orchestrator.controller import Controller
+from orchestrator.environment import environment
 from orchestrator.errors import ConfigError, RunFolderError
 from orchestrator.events import Journal, Sink
 from orchestrator.goodput import Ledger
 from orchestrator.observe import (
     Console,
     EventFile,
+    HostsFile,
     MetricsFile,
     PlanFiles,
     Recoveries,
@@ -41,6 +43,7 @@ from orchestrator.observe import (
 )
 from orchestrator.own_data import complete
 from orchestrator.planning import LaunchPlanner, Plan
+from orchestrator.report_command import write_report
 from orchestrator.retention import Retention
 from orchestrator.run_folder import Identity, RunFolder, default_run_folder, read_history
 from orchestrator.schedule import Schedule
@@ -197,6 +200,8 @@ class Driver:
                 devices=config.devices,
                 steps_per_epoch=schedule.steps_per_epoch,
                 total_steps=schedule.total_steps,
+                elapsed=sum(ledger.seconds(time.monotonic()).values()),
+                environment=environment(),
             )
         )
         ledger.enter("launching", time.monotonic())
@@ -253,6 +258,7 @@ class Driver:
                 error=error,
             )
             summary.write(folder.path / "summary.json")
+            self._report(folder.path)
         return summary
 
     def _check_resumed(self, folder: RunFolder, identity: Identity) -> None:
@@ -265,6 +271,13 @@ class Driver:
             if committed_steps(folder.checkpoints):
                 raise
             folder.start_over()
+
+    def _report(self, folder: Path) -> None:
+        """Write the report; a run does not fail for want of it."""
+        try:
+            write_report(folder)
+        except Exception as error:
+            self._say(f"warning: no report was written: {type(error).__name__}: {error}")
 
     def _say(self, line: str) -> None:
         if not self._quiet:
@@ -282,6 +295,7 @@ class Driver:
         yield StackFiles(folder.path)
         for sink in (
             MetricsFile(folder.path / "metrics.jsonl"),
+            HostsFile(folder.path / "hosts.jsonl"),
             TensorBoard(folder.path / "tensorboard"),
             EventFile(folder.path / "events.jsonl"),
         ):

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from orchestrator.journal import UNLOGGED, Event, Journal, Sink, as_record
 from orchestrator.plan_events import PlanConfirmed, PlanMade, Replanned, Squeezed, Surveyed
+from workers import protocol
 
 __all__ = [
     "CheckpointPostponed",
@@ -65,6 +66,10 @@ class RunStarted(Event):
     devices: int
     steps_per_epoch: int
     total_steps: int
+    elapsed: float = 0.0
+    """Seconds the driver had spent before, on checking its input."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Machine and versions: see ``orchestrator.environment``."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,8 @@ class LeaseDone(Event):
     losses: Sequence[float] = field(metadata=UNLOGGED)
     """Loss of each step."""
     steps_per_epoch: int = field(metadata=UNLOGGED)
+    replies: Sequence[protocol.LeaseDone] = field(default=(), metadata=UNLOGGED)
+    """What each host reported."""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ def lease_report(
         stages=mean_seconds(reply.stages for reply in replies),
         losses=losses,
         steps_per_epoch=schedule.steps_per_epoch,
+        replies=replies,
     )
 
 

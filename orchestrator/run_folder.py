@@ -7,7 +7,9 @@ Each file is whole at any moment, so a killed run can be read and resumed:
     plan-<version>.json       every plan that was in force
     events.jsonl              what happened, one JSON object a line
     metrics.jsonl             loss of every step, figures of every evaluation
+    hosts.jsonl               time and memory of every host
     summary.json              what the run came to
+    report.html               all of that, to look at
     checkpoints/              written by the hosts; <step>.unreadable is one that was set aside
     tensorboard/              curves
     logs/  stacks/            what the hosts wrote to their output; stacks of hosts that hung
@@ -42,6 +44,7 @@ _DRAFT = re.compile(r"\..+\.new")
 """What a process that was killed while it wrote a file leaves; no part of the run."""
 _LEFTOVERS = {
     *("events.jsonl", "metrics.jsonl", "summary.json", "identity.json", "config.yaml"),
+    *("hosts.jsonl", "report.html"),
     *("logs", "rows", "stacks", "tensorboard", "checkpoints"),
 }
 _PLAN = re.compile(r"plan-(\d+)\.json")

@@ -29,6 +29,7 @@ from workers.evaluation import evaluate, make_evaluation_step
 from workers.feed import Feed
 from workers.full_storage import room_wanted
 from workers.lease import LeaseNotes
+from workers.memory import memory_in_use
 from workers.mesh import free_address, join_mesh, leave_process_group
 from workers.metrics import BinaryMetrics
 from workers.phases import Phases
@@ -307,6 +308,7 @@ class Host:
             seconds=self._phases.take_seconds(),
             stages=self._feed.take_seconds(),
             squeezed=self._feed.take_squeezed(),
+            memory=memory_in_use(),
         )
 
     def _evaluate(self, split: str, number: int) -> protocol.Evaluated:

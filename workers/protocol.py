@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from workers.memory import MemoryUse
 from workers.metrics import BinaryMetrics
 
 if TYPE_CHECKING:
@@ -306,6 +307,8 @@ class LeaseDone:
     """Steps that were left without effect, the same on all hosts."""
     squeezed: Squeezed = field(default_factory=Squeezed)
     """What was done about batches that exceeded a limit; ids of this host's share."""
+    memory: MemoryUse = field(default_factory=MemoryUse)
+    """Memory at the end of the lease."""
 
 
 @dataclass(frozen=True)

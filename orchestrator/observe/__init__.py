@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from orchestrator.observe.console import Console, summary_table
 from orchestrator.observe.files import EventFile, MetricsFile, PlanFiles, StackFiles
+from orchestrator.observe.hosts import HostsFile
 from orchestrator.observe.recoveries import Recoveries
 from orchestrator.observe.tensorboard import TensorBoard
 
 __all__ = [
     "Console",
     "EventFile",
+    "HostsFile",
     "MetricsFile",
     "PlanFiles",
     "Recoveries",

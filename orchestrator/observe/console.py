@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -166,6 +167,7 @@ def summary_table(summary: Summary) -> Table:
     table = Table(title=f"{summary.program}: {summary.status}", show_header=False)
     test, train = summary.metrics.get("test", {}), summary.metrics.get("train", {})
     best = summary.metrics.get("best_possible", {})
+    report = Path(summary.run_folder) / "report.html"
     rows = [
         ("steps", f"{summary.steps:,} ({summary.epochs} epochs, {summary.examples:,} examples)"),
         ("test AUC", _figure(test.get("auc"))),
@@ -182,6 +184,7 @@ def summary_table(summary: Summary) -> Table:
         ("restarts", str(summary.restarts)),
         ("hosts × devices", f"{summary.hosts} × {summary.devices // summary.hosts}"),
         ("run folder", summary.run_folder),
+        *([("report", str(report))] if report.is_file() else []),
     ]
     table.add_column(style="bold")
     table.add_column(overflow="fold")
