@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import socket
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +27,9 @@ _ENVIRONMENT = {
 
 _REACH_SECONDS = 10.0
 
+_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Environment variables by which Ray's processes know the token that they ask each other for."""
+
 
 class RaySession:
     """Connects to Ray on entering, and undoes on leaving what it did.
@@ -33,6 +37,10 @@ class RaySession:
     In this order: a session that this process has already is used and left alone; ``address``, or
     the variable RAY_ADDRESS (set by ``ray job submit``), is connected to; else a local cluster is
     started, and stopped at the end.
+
+    A local cluster listens on the network, but obeys only those who know its token. Unless the user
+    has set another (or ``RAY_AUTH_MODE=disabled``), it is made for this cluster alone, and its
+    processes have it from their environment: it is in no file.
 
     Args:
         config: Address and resources.
@@ -47,6 +55,7 @@ class RaySession:
         self._config = config
         self._hosts = hosts
         self._ours = False
+        self._environment: dict[str, str | None] = {}
 
     def __enter__(self) -> Self:
         for name, value in _ENVIRONMENT.items():
@@ -66,6 +75,7 @@ class RaySession:
                 _check_reachable(address)
                 ray.init(address=address, **quiet)
             else:
+                self._make_token()
                 ray.init(
                     address="local",
                     num_cpus=self._local_cpus(),
@@ -75,6 +85,7 @@ class RaySession:
                     **quiet,
                 )
         except Exception as error:  # Ray raises bare exceptions, too
+            self._forget_token()
             where = f"connect to the Ray cluster at '{address}'" if address else "start Ray locally"
             raise ClusterError(f"cannot {where}: {' '.join(str(error).split())}") from error
         self._ours = True
@@ -95,6 +106,27 @@ class RaySession:
             import ray
 
             ray.shutdown()
+            self._forget_token()
+
+    def _make_token(self) -> None:
+        """A token for a cluster that is about to be started here."""
+        self._environment = {name: os.environ.get(name) for name in _AUTHENTICATION}
+        mode, *given = self._environment.values()
+        if (mode or "token").lower() == "token" and not any(given):
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            _read_authentication_anew()
+
+    def _forget_token(self) -> None:
+        """Leave the environment as it was: another cluster has another token."""
+        if not self._environment:
+            return
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._environment = {}
+        _read_authentication_anew()
 
     def _local_cpus(self) -> int:
         """CPUs to declare: as many as the hosts ask for, so that they can be scheduled."""
@@ -106,6 +138,14 @@ class RaySession:
             for name, amount in self._config.resources_per_host.items()
             if name != "GPU"
         }
+
+
+def _read_authentication_anew() -> None:
+    """Ray keeps mode and token as it first saw them; no public call tells it of others."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_reachable(address: str) -> None:

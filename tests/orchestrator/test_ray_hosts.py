@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,10 +25,13 @@ DEVICES = 3
 def session():
     here = str(Path(__file__).parent)
     before = os.environ.get("PYTHONPATH")
+    known = {name: value for name, value in os.environ.items() if "AUTH" in name}
     os.environ["PYTHONPATH"] = os.pathsep.join([here, *sys.path])
     try:
         with RaySession(ClusterConfig(), hosts=HOSTS):
             yield
+        # The next cluster has another token.
+        assert {name: value for name, value in os.environ.items() if "AUTH" in name} == known
     finally:
         if before is None:
             del os.environ["PYTHONPATH"]
@@ -96,6 +100,39 @@ def exists(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+ASK = """
+import sys
+from ray._raylet import GcsClient
+try:
+    print("told", len(GcsClient(sys.argv[1]).get_all_node_info(timeout=20)))
+except Exception as error:
+    print("refused", type(error).__name__, " ".join(str(error).split())[:300])
+"""
+
+
+def test_a_local_cluster_obeys_only_those_who_know_its_token(session):
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert len(token) == 64
+    answers = {}
+    for name, known in (("ours", token), ("another", "0" * 64)):
+        done = subprocess.run(
+            [sys.executable, "-c", ASK, address],
+            env={**os.environ, "RAY_AUTH_TOKEN": known},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        answers[name] = done.stdout.strip()
+    assert answers["ours"] == "told 1"
+    assert answers["another"].startswith("refused "), answers
+    assert "token" in answers["another"].lower(), answers
 
 
 def test_hosts_work_pulse_report_errors_and_die(group, tmp_path):
