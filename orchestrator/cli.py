@@ -20,6 +20,7 @@ from orchestrator.config_help import options_table
 from orchestrator.config_loading import load_config
 from orchestrator.data_commands import add_data_commands
 from orchestrator.errors import BAD_INPUT, ConfigError
+from orchestrator.plan_command import add_plan_command, run_plan_command
 from orchestrator.report_command import add_report_command
 from orchestrator.table_commands import add_table_commands
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser, train, compiling = _parsers()
+    parser, train, compiling, planning = _parsers()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
         parser.print_help()
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "compile":
                 fits = run_compile_command(compiling.parse_intermixed_args(words[1:]))
                 return _FINISHED if fits else _FAILED
+            case "plan":
+                run_plan_command(planning.parse_intermixed_args(words[1:]))
+                return _FINISHED
         options = parser.parse_args(words)
         options.run(options)
         return _FINISHED
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, ...]:
-    """The parser of the command line, and those of ``train`` and ``compile`` within it."""
+    """The parser of the command line, and those that ``main`` uses by themselves."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator",
         description="emberay: train recommender models with huge embedding tables on many hosts.",
@@ -94,10 +98,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, ...]:
         "--run-dir", metavar="DIR", help="the run's folder (default: runs/<program>-<time>)"
     )
     compiling = add_compile_command(commands)
+    planning = add_plan_command(commands)
     add_data_commands(commands)
     add_table_commands(commands)
     add_report_command(commands)
-    return parser, train, compiling
+    return parser, train, compiling, planning
 
 
 def _train(options: argparse.Namespace) -> int:

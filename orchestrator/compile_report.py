@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.compile_cases import TENSOR_LIMIT, CompileCase, Estimate
 from orchestrator.compile_changes import Change
+from orchestrator.quantities import size_text as _size
 from workers.compile_process import CompileOutcome
 
 __all__ = ["as_values", "report_lines"]
@@ -186,13 +187,3 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join(cells).rstrip()
-
-
-def _size(count: int) -> str:
-    """Bytes in the unit that leaves at most four digits before the point."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"

@@ -80,9 +80,9 @@ class LaunchPlanner:
         self._fixed = fixed
 
     def plan(
-        self, observed: Mapping[str, Observed], previous: Any, version: int, hosts: int
+        self, observed: Mapping[str, Observed] | None, previous: Any, version: int, hosts: int
     ) -> Plan:
-        """See ``Planner.plan``.
+        """See ``Planner.plan``; where nothing was observed, with room for whatever may come.
 
         Raises:
             ConfigError: Limits are set for a table stack that the plan does not have.
