@@ -10,11 +10,12 @@ people.
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,15 @@ def write_checksums(folder: Path) -> None:
 def write_part(folder: Path, host: int, hosts: int) -> None:
     """Write down sizes and checksums of what one host has written, for ``join_parts``.
 
+    Other hosts' files are not even listed: each would list those of all.
+
     Args:
         folder: The folder, which all hosts see.
         host: Number of the host.
         hosts: Number of hosts.
     """
-    names = sorted(name for name in _names(folder) if _writer(name) % hosts == host)
+    own = _names(folder, lambda writer: writer % hosts == host)
+    names = sorted(name for name in own if _writer(name) % hosts == host)
     with ThreadPoolExecutor(_threads()) as pool:
         sums = list(pool.map(lambda name: _size_and_sum(folder / name), names))
     _write_json(_part(folder, host), dict(zip(names, sums, strict=True)))
@@ -88,7 +92,7 @@ def verify_files(folder: Path, share: int = 0, shares: int = 1) -> bool:
 
     Args:
         folder: A folder with ``checksums.json``.
-        share: Which share of the files to read, from 0. All files' sizes are looked at in any case.
+        share: Which share of the files to look at, from 0.
         shares: Number of shares, of about equal bytes.
 
     Returns:
@@ -101,9 +105,9 @@ def verify_files(folder: Path, share: int = 0, shares: int = 1) -> bool:
     files = _read_checksums(folder)
     if files is None:
         return False
-    for name, (size, _) in files.items():
-        _check_size(folder, name, size)
     own = _share(files, share, shares)
+    for name in own:
+        _check_size(folder, name, files[name][0])
     with ThreadPoolExecutor(_threads()) as pool:
         found = pool.map(lambda name: _size_and_sum(folder / name)[1], own)
         for name, checksum in zip(own, found, strict=True):
@@ -127,15 +131,23 @@ def looks_whole(folder: Path) -> bool:
     return files is not None
 
 
-def _names(folder: Path) -> Iterator[str]:
-    for file in folder.rglob("*"):
-        if file.is_file() and not (file.parent == folder and CHECKSUMS in file.name):
-            yield file.relative_to(folder).as_posix()
+def _names(folder: Path, wanted: Callable[[int], bool] = lambda writer: True) -> Iterator[str]:
+    """Files below a folder, but for checksums; folders of hosts not wanted are not entered."""
+    for place, folders, files in folder.walk():
+        below = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
+        named = [(name, _WRITER.search(f"/{name}/")) for name in folders]
+        folders[:] = [name for name, found in named if not found or wanted(int(found.group(1)))]
+        for name in files:
+            if below or CHECKSUMS not in name:
+                yield below + name
+
+
+_WRITER = re.compile(r"/ocdbt\.process_(\d+)/")
 
 
 def _writer(name: str) -> int:
     """The host that has written a file: Orbax gives each a folder, and the rest is the first's."""
-    found = re.search(r"/ocdbt\.process_(\d+)/", name)
+    found = _WRITER.search(name)
     return int(found.group(1)) if found else 0
 
 
@@ -207,11 +219,11 @@ def _check_size(folder: Path, name: str, size: int) -> None:
 
 def _share(files: Mapping[str, tuple[int, int]], share: int, shares: int) -> list[str]:
     """One share of the files: the largest first, each to whom has least so far."""
-    loads = [0] * shares
+    loads = [(0, taker) for taker in range(shares)]
     own = []
     for name in sorted(files, key=lambda name: (-files[name][0], name)):
-        taker = loads.index(min(loads))
-        loads[taker] += files[name][0] + 1
+        load, taker = loads[0]
+        heapq.heapreplace(loads, (load + files[name][0] + 1, taker))
         if taker == share:
             own.append(name)
     return own

@@ -22,7 +22,14 @@ from kernels import EmbeddingPlan, FeatureSpec
 from tests.workers.test_relayout import features, like, plan_of, state_of
 from workers import checksums
 from workers.checkpoint import About, Checkpoints, committed_steps, read_checkpoint
-from workers.checksums import CHECKSUMS, looks_whole, verify_files, write_checksums
+from workers.checksums import (
+    CHECKSUMS,
+    join_parts,
+    looks_whole,
+    verify_files,
+    write_checksums,
+    write_part,
+)
 from workers.errors import CheckpointError
 from workers.training import TrainState
 
@@ -234,3 +241,40 @@ def test_a_manager_that_has_restored_can_save(
     checkpoints.restore(4, like(state), lambda: state)
     checkpoints.close()
     assert committed_steps(copy) == (3, 4)
+
+
+def test_a_host_looks_at_its_own_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = 3
+    places = [tmp_path / "tables" / f"ocdbt.process_{host}" / "d" for host in range(hosts)]
+    for host, place in enumerate([*places, tmp_path / "dense"]):
+        place.mkdir(parents=True)
+        (place / "file").write_bytes(bytes(host + 1))
+    (tmp_path / "metadata").write_text("{}")
+    for host in range(hosts):
+        write_part(tmp_path, host, hosts)
+    parts = [json.loads((tmp_path / f".{CHECKSUMS}.{host}").read_text()) for host in range(hosts)]
+    assert [sorted(part) for part in parts] == [
+        ["dense/file", "metadata", "tables/ocdbt.process_0/d/file"],
+        ["tables/ocdbt.process_1/d/file"],
+        ["tables/ocdbt.process_2/d/file"],
+    ]
+    join_parts(tmp_path, hosts)
+    assert looks_whole(tmp_path)
+
+    sized: list[str] = []
+    check = checksums._check_size
+    monkeypatch.setattr(
+        checksums, "_check_size", lambda f, name, size: (sized.append(name), check(f, name, size))
+    )
+    assert all(verify_files(tmp_path, share, hosts) for share in range(hosts))
+    assert sorted(sized) == sorted(name for part in parts for name in part)
+    listed: list[Path] = []
+    walk = Path.walk
+    monkeypatch.setattr(
+        Path, "walk", lambda self: (listed.append(one[0]) or one for one in walk(self))
+    )
+    write_part(tmp_path, 1, hosts)
+    assert places[1] in listed
+    assert not {places[0], places[2]} & set(listed)
