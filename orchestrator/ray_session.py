@@ -142,10 +142,10 @@ class RaySession:
 
 def _read_authentication_anew() -> None:
     """Ray keeps mode and token as it first saw them; no public call tells it of others."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._private.authentication import authentication_token_setup as ray_setup
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    ray_setup.Config.initialize("")
+    ray_setup.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_reachable(address: str) -> None:
