@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import socket
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
@@ -142,10 +143,9 @@ class RaySession:
 
 def _read_authentication_anew() -> None:
     """Ray keeps mode and token as it first saw them; no public call tells it of others."""
-    from ray._private.authentication import authentication_token_setup as ray_setup
-
-    ray_setup.Config.initialize("")
-    ray_setup.AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_reachable(address: str) -> None:
