@@ -11,6 +11,7 @@ The same call works on a laptop, in a notebook, and inside ``ray job submit`` on
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
@@ -27,6 +28,7 @@ from orchestrator.cluster import open_hosts
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config, make_config
 from orchestrator.controller import Controller
+from orchestrator.doctor.launch import LaunchCheck
 from orchestrator.environment import environment
 from orchestrator.errors import ConfigError, RunFolderError
 from orchestrator.events import Journal, Sink
@@ -51,6 +53,8 @@ from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary
 from orchestrator.surroundings import Surroundings
 from workers.errors import DataError
+from workers.full_storage import room_wanted
+from workers.redaction import Redactor
 
 __all__ = ["Driver"]
 
@@ -92,6 +96,8 @@ class Driver:
         self._open = ExitStack()
         self._controller: Controller | None = None
         self._recoveries = Recoveries()
+        self._hide = Redactor()
+        self._console: Console | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -120,13 +126,16 @@ class Driver:
 
         Raises:
             EmberayError: The input cannot be used (``DataError``, ``ProgramError``, ``SpecError``,
-                ``RunFolderError``), or the run failed (``RunFailed``, ``NonFiniteLoss``, …).
+                ``RunFolderError``), or the run failed (``RunFailed``, ``NonFiniteLoss``, …), or its
+                own files found no room (``StorageFull``).
         """
         ledger = Ledger(time.monotonic(), kind="planning")
-        try:
-            return self._fit(ledger)
-        finally:
-            self.close()
+        remedy = "free some space, and go on with --resume"
+        with room_wanted(self._run_dir or Path("runs"), "the run's files", remedy):
+            try:
+                return self._fit(ledger)
+            finally:
+                self.close()
 
     def resize(self, hosts: int) -> None:
         """Go on with another number of hosts: same batches, same order of the data.
@@ -178,20 +187,22 @@ class Driver:
             check_batch_size(run, size)
         inputs = check_inputs(program, run, config.hosts)
         schedule = Schedule.of(config, inputs.steps_per_epoch, evaluates=inputs.test_rows > 0)
-        run = replace(run, total_steps=schedule.total_steps, session=secrets.token_hex(8))
+        run = replace(run, total_steps=schedule.total_steps, session=secrets.token_hex(32))
         program = load_program(config.program, config.parameters, run.total_steps)
 
         folder = self._open.enter_context(RunFolder(path, resume=self._resume))
-        identity = Identity(program.fingerprint(), inputs.fingerprint, config.identity(data))
+        hide = self._hide = Redactor.of(config.model_dump(), {"data": data}, os.environ)
+        same = hide.values(config.identity(data))
+        identity = Identity(program.fingerprint(), inputs.fingerprint, same)
         if folder.resumed:
             self._check_resumed(folder, identity)
             finished = folder.finished_summary(schedule.total_steps)
             if finished is not None:
                 return finished
         named = {} if config.data is None else {"data": data}
-        folder.write_identity(identity, config.model_copy(update=named).to_yaml())
+        folder.write_identity(identity, config.model_copy(update=named).to_yaml(hide.values))
 
-        journal = Journal([*self._sinks(folder), self._recoveries])
+        journal = Journal([*self._sinks(folder), self._recoveries], hide=hide)
         journal.record(
             events.RunStarted(
                 run_folder=str(path),
@@ -215,6 +226,9 @@ class Driver:
             clock=time.monotonic,
             free=lambda: shutil.disk_usage(_existing(folder.checkpoints)).free,
         )
+        check = LaunchCheck(config, path, journal.record)
+        self._open.callback(check.close)
+        check.begin()
         controller = self._controller = Controller(
             config,
             schedule,
@@ -223,10 +237,16 @@ class Driver:
             history=read_history(folder.path / "events.jsonl"),
             plan=_newest_plan(folder),
         )
-        return self._lead(controller, folder, program.name, data, ledger)
+        return self._lead(controller, check, folder, program.name, data, ledger)
 
     def _lead(
-        self, controller: Controller, folder: RunFolder, program: str, data: str, ledger: Ledger
+        self,
+        controller: Controller,
+        check: LaunchCheck,
+        folder: RunFolder,
+        program: str,
+        data: str,
+        ledger: Ledger,
     ) -> Summary:
         """Step the controller to its end, and write the summary, however it ends."""
         grace = self.config.failures.preemption_grace
@@ -238,13 +258,15 @@ class Driver:
                 lambda number: controller.request_stop(grace if number == SIGTERM else None)
             ):
                 while not isinstance(state := controller.step(), states.Ended):
-                    pass
+                    check.advance()
+                    if self._console is not None:
+                        self._console.look(controller, ledger)
             if isinstance(state, states.Failed):
                 raise state.error
             status = "finished" if isinstance(state, states.Finished) else "interrupted"
             best_possible = _best_possible(data) if status == "finished" else None
         except Exception as raised:
-            status, error = "failed", str(raised)
+            status, error = "failed", self._hide(str(raised))
             raise
         finally:
             summary = Summary.of(
@@ -308,7 +330,7 @@ class Driver:
             looks_whole,
         )
         if not self._quiet:
-            console = Console()
+            console = self._console = Console()
             self._open.callback(console.close)
             yield console
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kernels.errors import EmberayError
 from workers.errors import StorageFull
 
 __all__ = ["room_wanted"]
@@ -17,24 +18,31 @@ _WORDS = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
 @contextmanager
-def room_wanted(folder: Path) -> Iterator[None]:
+def room_wanted(
+    folder: Path,
+    what: str = "a checkpoint",
+    remedy: str = "free some space, or keep fewer (checkpoints.keep)",
+) -> Iterator[None]:
     """Turn what a full disk raises within the block into an error of our own.
 
     Args:
-        folder: Where checkpoints are written, for the message.
+        folder: Where files are written, for the message.
+        what: What they are.
+        remedy: What to do about it.
 
     Raises:
         StorageFull: There was no room.
     """
     try:
         yield
+    except EmberayError:
+        raise  # which says already what it is
     except Exception as error:
         if not _is_full(error):
             raise
         said = " ".join(str(error).split())[-300:]
         raise StorageFull(
-            f"there is no room for a checkpoint in '{folder}': free some space, or keep fewer "
-            f"(checkpoints.keep) ({said})"
+            f"there is no room for {what} in '{folder}': {remedy} ({said})"
         ) from error
 
 

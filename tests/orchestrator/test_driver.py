@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 
 import pytest
@@ -15,7 +16,7 @@ from orchestrator.errors import ConfigError, RunFailed
 from orchestrator.hosts.faults import Fault, ScriptedFaults
 from orchestrator.json_lines import read_lines
 from orchestrator.summary import Summary
-from workers.errors import DataError
+from workers.errors import DataError, StorageFull
 
 __all__ = ["simulation"]
 
@@ -70,6 +71,25 @@ def test_a_run_that_fails_says_why_in_its_summary(simulation, tmp_path):
     assert "gave up at step 40" in summary["error"]
     simulation.faults = None
     assert fit(tmp_path / "run", resume=True).status == "finished"
+
+
+def test_no_room_for_the_runs_own_files(simulation, tmp_path):
+    events = tmp_path / "run" / "events.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk(hosts):
+        if len(hosts._world.leases) > 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (events.stat().st_size, before[1]))
+
+    simulation.on_poll = fill_the_disk
+    try:
+        with pytest.raises(StorageFull, match="no room for the run's files in '.*run': free some"):
+            fit(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    simulation.on_poll = lambda hosts: None
+    assert fit(tmp_path / "run", resume=True).status == "finished"
+    assert losses(tmp_path / "run") == list(range(100))
 
 
 def test_bad_input_is_refused_before_anything_is_launched_or_written(simulation, tmp_path):
