@@ -21,7 +21,7 @@ from orchestrator.planning import Plan
 from orchestrator.plans import Plans
 from orchestrator.progress import History, Progress
 from orchestrator.restarts import Restarts
-from orchestrator.roster import Roster
+from orchestrator.roster import HostView, Roster
 from orchestrator.schedule import Schedule
 from orchestrator.sizing import Handover, Sizing
 from orchestrator.states import State, Waiting
@@ -93,6 +93,11 @@ class Controller:
         self._handover: Handover | None = None
         self._roster = Roster(config.hosts)
         self.state: State = states.Created(since=around.clock())
+
+    @property
+    def views(self) -> Sequence[HostView]:
+        """The hosts of the newest launch."""
+        return self._roster.views
 
     # What others ask for.
 

@@ -1,18 +1,22 @@
-"""What a person sees: a progress bar on a terminal, a line every few seconds elsewhere."""
+"""What a person sees: a live view on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from orchestrator import events
 from orchestrator.events import Event
+from orchestrator.goodput import Ledger
+from orchestrator.observe.live import LiveView
+from orchestrator.observe.moment import RunNow, Watched
+from orchestrator.observe.notes import Notes
 from orchestrator.summary import Summary
 
 __all__ = ["Console", "describe", "summary_table"]
@@ -32,58 +36,47 @@ class Console:
         self._last_line = -math.inf
         self._total = 0
         self._hosts = 0
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._notes = Notes()
+        self._live: LiveView | None = None
 
     def __call__(self, time: float, event: Event) -> None:
         """See ``orchestrator.events.Sink``."""
+        self._notes.take(event, monotonic())
         match event:
             case events.RunStarted():
                 self._total, self._hosts = event.total_steps, event.hosts
-                self._open_bar()
+                if self._live is None and self._console.is_terminal:
+                    self._live = LiveView(self._console)
                 self._say(describe(event))
             case events.LeaseDone(losses=losses) if losses:
                 self._progress(time, event)
-            case events.Restored(step=step):
-                self._say(describe(event))
-                self._move(step, "")
             case events.Finished() | events.Interrupted() | events.Failed():
                 self.close()
             case _:
                 self._say(describe(event))
 
-    def close(self) -> None:
-        """Take the bar away. May be called twice."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    def look(self, controller: Watched, ledger: Ledger) -> None:
+        """Draw the live view anew, if there is one and it is time."""
+        now = monotonic()
+        if self._live is not None and self._live.due(now):
+            run = RunNow.of(controller, ledger.seconds(now), now, self._notes.waited)
+            self._live.draw(self._notes.moment(run, now), now)
 
-    def _open_bar(self) -> None:
-        if self._bar is None and self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeElapsedColumn(),
-                console=self._console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("", total=self._total, figures="")
-            self._bar.start()
+    def close(self) -> None:
+        """Take the live view away. May be called twice."""
+        if self._live is not None:
+            self._live.close()
+            self._live = None
 
     def _progress(self, time: float, event: events.LeaseDone) -> None:
+        if self._live is not None:
+            return
         seconds = event.elapsed - event.seconds.get("compiling", 0.0)
         speed = f"{event.examples / seconds:,.0f} examples/s" if seconds > 0 else ""
-        figures = f"loss {event.loss:.4f}  {speed}  {self._hosts} hosts"
-        if self._bar is not None:
-            self._move(event.last, figures)
-        elif time - self._last_line >= self._line_seconds or event.last == self._total:
+        if time - self._last_line >= self._line_seconds or event.last == self._total:
             self._last_line = time
+            figures = f"loss {event.loss:.4f}  {speed}  {self._hosts} hosts"
             self._say(f"step {event.last}/{self._total}  {figures}")
-
-    def _move(self, step: int, figures: str) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step, figures=figures)
 
     def _say(self, text: str | None) -> None:
         if text:

@@ -116,16 +116,6 @@ def test_without_a_terminal_there_is_a_line_every_few_seconds():
     assert "initialised tables and model" in lines
 
 
-def test_on_a_terminal_there_is_a_bar_that_goes_away():
-    out = io.StringIO()
-    console = Console(RichConsole(file=out, width=120, force_terminal=True))
-    run_console(console)
-    text = out.getvalue()
-    assert "200/200" in text
-    assert "initialised tables and model" in text
-    console.close()
-
-
 def test_the_table_at_the_end_tells_quality_speed_and_place():
     summary = Summary(
         status="finished", run_folder="runs/[a]", program="flights", steps=200, epochs=2,
