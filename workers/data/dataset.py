@@ -19,6 +19,7 @@ from workers.data.holdout import Part
 from workers.data.quarantine import BadRow, Quarantine, apply_to_good_rows
 from workers.data.tables import read_contents, read_statistics, read_table
 from workers.data.transforms import Ids, InvalidValue
+from workers.data.waiting_together import in_order
 from workers.errors import DataError
 
 __all__ = [
@@ -89,8 +90,8 @@ def open_dataset(path: str | Path, split: str, columns: Collection[str] | None =
     groups: list[RowGroup] = []
     first: tuple[str, pa.Schema] | None = None
     row = 0
-    for file in files:
-        contents = read_contents(file.file)
+    every = in_order(read_contents, [file.file for file in files])
+    for file, contents in zip(files, every, strict=True):
         if not sum(contents.rows):
             continue
         constants = _constants(file, contents.schema, types)
@@ -172,13 +173,21 @@ def check_dataset(dataset: Dataset, schema: Schema, *, values: bool = True) -> N
     }
     if not values:
         return
-    for file in dict.fromkeys(str(group.file) for group in dataset.row_groups):
+
+    def first_problem(file: str) -> str | None:
         for index, name, statistics in read_statistics(file):
-            if name not in schema.columns:
+            if name not in columns:
                 continue
-            problem = _problem(statistics, vocabularies.get(name), name in schema.nullable)
+            problem = _problem(statistics, vocabularies.get(name), name in nullable)
             if problem:
-                raise DataError(f"file '{file}', row group {index}, column '{name}': {problem}")
+                return f"file '{file}', row group {index}, column '{name}': {problem}"
+        return None
+
+    columns, nullable = schema.columns, schema.nullable
+    files = dict.fromkeys(str(group.file) for group in dataset.row_groups)
+    for problem in in_order(first_problem, files):
+        if problem:
+            raise DataError(problem)
 
 
 def _problem(statistics: pq.Statistics, vocabulary: int | None, nullable: bool) -> str | None:
