@@ -26,6 +26,7 @@ from orchestrator.table_commands import add_table_commands
 
 __all__ = ["main"]
 
+from workers.redaction import hide_addresses
 _FINISHED, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -130,5 +131,5 @@ def _resumed_config(options: argparse.Namespace) -> Path | None:
 
 
 def _say_error(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(hide_addresses(f"error: {error}"), file=sys.stderr)
     return code

@@ -6,7 +6,7 @@ the run's folder are made from them. Load them with ``orchestrator.config_loadin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -62,6 +62,13 @@ class ClusterConfig(Section):
     """Number of such slices."""
     slice_timeout: Seconds = 60.0
     """A slice that is not ours after so many seconds is given up for another one."""
+    accelerator: Literal["cpu", "gpu", "tpu"] | None = None
+    """Kind of machines that hosts are placed on, all or none: with ``gpu``, each takes
+    ``devices_per_host`` GPUs, with ``cpu`` its ``num_cpus_per_host``; ``tpu`` is what ``topology``
+    says. Unset, hosts take what is set here by hand, and are started one by one."""
+    placement: Literal["SPREAD", "STRICT_SPREAD"] = "SPREAD"
+    """With an ``accelerator`` gpu or cpu: ``SPREAD`` puts hosts on as many machines as it can,
+    ``STRICT_SPREAD`` every host on a machine of its own."""
     num_cpus_per_host: Annotated[float, Field(ge=0)] = 0.0
     """CPUs that Ray sets aside for each host; 0 lets any number of hosts share a machine."""
     resources_per_host: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
@@ -77,6 +84,37 @@ class ClusterConfig(Section):
     @classmethod
     def _topology_exists(cls, name: str | None) -> str | None:
         return None if name is None else slice_topology(name).name
+
+    @model_validator(mode="after")
+    def _accelerator_goes_with_the_rest(self) -> Self:
+        if self.topology is not None and self.accelerator not in (None, "tpu"):
+            raise ValueError(
+                f"topology {self.topology} is of TPUs: leave out accelerator {self.accelerator}"
+            )
+        if self.accelerator == "tpu" and self.topology is None:
+            raise ValueError("accelerator tpu needs topology, such as v6e-16, which says it all")
+        if not self.is_gang:
+            if self.placement != "SPREAD":
+                raise ValueError("placement needs accelerator: set it to gpu or cpu")
+            return self
+        by_hand = sorted({"CPU", "GPU", "TPU"} & set(self.resources_per_host))
+        if by_hand:
+            raise ValueError(
+                f"accelerator {self.accelerator} says what a host takes: leave {by_hand[0]} out of "
+                "resources_per_host; devices_per_host counts GPUs, num_cpus_per_host CPUs"
+            )
+        if self.accelerator == "cpu" and not self.num_cpus_per_host:
+            raise ValueError(
+                "accelerator cpu needs num_cpus_per_host: the CPUs of its machine that a host takes"
+            )
+        if self.spares:
+            raise ValueError("spares cannot hold the hosts' machines: leave out spares")
+        return self
+
+    @property
+    def is_gang(self) -> bool:
+        """Whether hosts are placed together on machines with GPUs or CPUs."""
+        return self.topology is None and self.accelerator in ("cpu", "gpu")
 
     @model_validator(mode="after")
     def _topology_says_it_all(self) -> Self:
@@ -218,13 +256,32 @@ class RunConfig(Section):
             return values
         topology = checked.slice_topology
         if topology is None:
-            return values
+            kind = {"platform": checked.accelerator} if checked.is_gang else {}
+            hosts = {"hosts": 1} if checked.accelerator == "gpu" else {}
+            return kind | hosts | values
         told = {
             "platform": "tpu",
             "hosts": topology.hosts,
             "devices_per_host": topology.devices_per_host,
         }
         return told | values
+
+    @model_validator(mode="after")
+    def _accelerator_agrees(self) -> Self:
+        if not self.cluster.is_gang:
+            return self
+        kind = self.cluster.accelerator
+        if self.platform != kind:
+            raise ValueError(
+                f"platform is {self.platform}, but it is {kind} on machines of "
+                f"cluster.accelerator {kind}: leave it out"
+            )
+        if kind == "gpu" and "devices_per_host" not in self.model_fields_set:
+            raise ValueError(
+                "cluster.accelerator gpu: set devices_per_host to the GPUs that a host takes, as a "
+                "rule all of its machine, and hosts to the number of machines"
+            )
+        return self
 
     @model_validator(mode="after")
     def _topology_agrees(self) -> Self:
@@ -259,9 +316,13 @@ class RunConfig(Section):
         """Devices of the whole mesh."""
         return self.hosts * self.devices_per_host
 
-    def to_yaml(self) -> str:
-        """The resolved configuration as YAML; ``load_config`` reads it back to an equal value."""
-        return write_yaml(self.model_dump(mode="json"))
+    def to_yaml(self, hide: Callable[[Any], Any] = lambda values: values) -> str:
+        """The resolved configuration as YAML; ``load_config`` reads it back to an equal value.
+
+        Args:
+            hide: Takes out what must not be written down.
+        """
+        return write_yaml(hide(self.model_dump(mode="json")))
 
     def identity(self, data: str) -> dict[str, Any]:
         """The part that must stay the same when a run is resumed, flat, as JSON values.

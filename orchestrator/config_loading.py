@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.config import RunConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plain_yaml import read_yaml
+from workers.redaction import hidden_in
 
 __all__ = ["load_config", "make_config", "parse_override"]
 
@@ -48,7 +49,14 @@ def make_config(values: Mapping[str, Any], place: str | None = None) -> RunConfi
 
     Raises:
         ConfigError: A key is unknown or a value has the wrong type or range; all of them are named.
+            Or a secret is missing that was left out of a run's ``config.yaml``.
     """
+    hidden = ", ".join(dict.fromkeys(hidden_in(values)))
+    if hidden:
+        raise ConfigError(
+            f"{place or 'the configuration'} does not hold {hidden}, as secrets are not written "
+            f"down: give it again, as {hidden.partition(',')[0]}=…"
+        )
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:

@@ -8,7 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from workers.redaction import Redactor
+
 __all__ = ["UNLOGGED", "Event", "Journal", "Sink", "as_record"]
+
+_MAY_HOLD_TEXT = (str, Mapping, list, tuple)
 
 UNLOGGED = {"unlogged": True}
 """Metadata of a field that is too large for ``events.jsonl``."""
@@ -31,19 +35,32 @@ class Journal:
     Args:
         sinks: Who is told.
         wall_clock: Unix seconds.
+        hide: Takes the secrets out of every event before anybody is told.
     """
 
     def __init__(
-        self, sinks: Sequence[Sink] = (), wall_clock: Callable[[], float] = time.time
+        self,
+        sinks: Sequence[Sink] = (),
+        wall_clock: Callable[[], float] = time.time,
+        hide: Redactor | None = None,
     ) -> None:
         self._sinks = tuple(sinks)
         self._wall_clock = wall_clock
+        self._hide = hide
 
     def record(self, event: Event) -> None:
         """Tell every sink."""
         now = self._wall_clock()
+        if self._hide is not None:
+            event = _without_secrets(event, self._hide)
         for sink in self._sinks:
             sink(now, event)
+
+
+def _without_secrets(event: Event, hide: Redactor) -> Event:
+    held = {item.name: getattr(event, item.name) for item in dataclasses.fields(event)}
+    said = {name: value for name, value in held.items() if isinstance(value, _MAY_HOLD_TEXT)}
+    return dataclasses.replace(event, **hide.values(said))
 
 
 def as_record(time_: float, event: Event) -> dict[str, Any]:

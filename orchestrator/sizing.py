@@ -89,4 +89,7 @@ class Sizing:
         if waited < min(self._settings.shrink_after, self._longest_start):
             return None
         started = sum(view.hello is not None and view.died is None for view in views)
+        if not any(view.hello or view.pulse or view.died for view in views):
+            # Hosts that are placed together, all or none: nothing is started before there is room.
+            started = self._room()
         return policies.smaller_size(self._settings.sizes, self.hosts, started)

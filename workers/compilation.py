@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from workers.cache import cache_folder
+from workers.cache import cache_folder, make_private, not_private
 
 __all__ = ["steps_folder", "use_compilation_cache"]
 
@@ -24,9 +24,14 @@ def use_compilation_cache() -> Path | None:
     """
     folder = cache_folder() / "compiled" / _processor()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
     except OSError as error:
         print(f"compiled steps are not kept, as '{folder}' cannot be written: {error}", flush=True)
+        return None
+    trouble = not_private(folder)
+    if trouble:
+        # What is loaded is run.
+        print(f"compiled steps are not kept, as {trouble}", flush=True)
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)

@@ -8,6 +8,11 @@ Here a host keeps the executable itself, under a key that is known before anythi
 run's session, the plan, and the host's place. That holds as long as the program does not change,
 so a session is no longer than the life of one driver.
 
+What is kept is native code, and loading it is as good as running it, in whatever format it lies.
+So each file begins with an authentication code over its name and content (HMAC-SHA256). Its key is
+the run's session, which the driver makes and sends to its hosts, and which is in no file: what
+others put into the folder is never looked into.
+
 Two things are wrong with XLA's executables for CPUs. One that was itself loaded from JAX's cache
 can be stored again, but not run any more ("Function … not found"): it is not kept here, as that
 cache has it. And such a fault shows only when the step is run. So what was loaded is taken out of
@@ -16,6 +21,8 @@ the folder before it is run, and put back when it has run: it can do harm once a
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import pickle
 import shutil
@@ -37,6 +44,8 @@ __all__ = ["CompiledSteps"]
 SEEN_AFTER = 2
 """Steps after which a host has seen what came of the first: it looks one step late."""
 
+_CODE_BYTES = hashlib.sha256().digest_size
+
 MOST_SESSIONS = 8
 """Sessions whose steps are kept on a machine; those written to longest ago go first."""
 
@@ -46,7 +55,8 @@ class CompiledSteps:
 
     Args:
         folder: Where steps of all sessions are; None keeps nothing.
-        session: Changes whenever the program may have changed; empty keeps nothing.
+        session: Changes whenever the program may have changed, and is known to nobody else; empty
+            keeps nothing.
         place: What else the steps depend on: the host's place, and how many there are.
         phases: Told when a step is being compiled or loaded.
 
@@ -58,7 +68,10 @@ class CompiledSteps:
 
     def __init__(self, folder: Path | None, session: str, place: str, phases: Phases) -> None:
         kept = folder is not None and session
-        self._folder = folder / session if folder is not None and kept else None
+        # What the folder is called tells nothing of the session.
+        named = hashlib.sha256(f"folder of {session}".encode()).hexdigest()[:16]
+        self._folder = folder / named if folder is not None and kept else None
+        self._key = session.encode()
         self._place = place
         self._phases = phases
 
@@ -79,15 +92,16 @@ class CompiledSteps:
                 shapes and layouts.
         """
         file = None if self._folder is None else self._folder / f"{name}-{self._place}"
-        return _Step(step, file, self._phases)
+        return _Step(step, file, self._key, self._phases)
 
 
 class _Step:
     """One step."""
 
-    def __init__(self, step: Any, file: Path | None, phases: Phases) -> None:
+    def __init__(self, step: Any, file: Path | None, key: bytes, phases: Phases) -> None:
         self._step = step
         self._file = file
+        self._key = key
         self._phases = phases
         self._ready: Callable[..., Any] | None = None
         self._loaded_step: Callable[..., Any] | None = None
@@ -117,7 +131,7 @@ class _Step:
 
     def _load(self, file: Path) -> None:
         try:
-            content = file.read_bytes()
+            content = _authentic(self._key, file)
             _register_native_calls()
             self._loaded_step = serialize_executable.deserialize_and_load(*pickle.loads(content))
             self._untried = content
@@ -136,7 +150,7 @@ class _Step:
         if self._file is None:
             return
         try:
-            _write(self._file, content())
+            _write(self._file, self._key, content())
         except Exception as error:
             # Not every kind of device or program can do it, and the disk may be full.
             print(f"the compiled step is not kept as '{self._file}': {error}", flush=True)
@@ -160,12 +174,30 @@ def _register_native_calls() -> None:
         return
 
 
-def _write(file: Path, content: bytes) -> None:
+def _code(key: bytes, file: Path, content: bytes) -> bytes:
+    """The authentication code of a file: of its name too, so that none is taken for another."""
+    return hmac.digest(key, file.name.encode() + b"\0" + content, "sha256")
+
+
+def _authentic(key: bytes, file: Path) -> bytes:
+    """The content of a file that a host of this session wrote.
+
+    Raises:
+        ValueError: It was written by somebody else, or is damaged.
+    """
+    whole = file.read_bytes()
+    code, content = whole[:_CODE_BYTES], whole[_CODE_BYTES:]
+    if not hmac.compare_digest(code, _code(key, file, content)):
+        raise ValueError("it was not written by a host of this run, or is damaged")
+    return content
+
+
+def _write(file: Path, key: bytes, content: bytes) -> None:
     if not file.parent.exists():
         _make_room(file.parent.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_bytes(content)
+    draft.write_bytes(_code(key, file, content) + content)
     draft.replace(file)
 
 

@@ -103,9 +103,9 @@ class RunSpec:
     """Whether ids beyond the limits are left out, and counted."""
     holdout: Holdout | None = None
     """Rows to evaluate on, where the data has no ``test`` split of its own."""
-    session: str = ""
+    session: str = field(default="", repr=False)
     """Another one for each driver: what hosts keep for those that take their place is valid within
-    it. Empty keeps nothing."""
+    it. A secret, by which they know that it was they who wrote it. Empty keeps nothing."""
 
 
 @dataclass(frozen=True)

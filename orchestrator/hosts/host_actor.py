@@ -21,6 +21,7 @@ import psutil
 from kernels.errors import EmberayError
 from orchestrator.errors import HostError
 from workers.protocol import Assignment, Command, Hello, Pulse, Reply, RunSpec
+from workers.redaction import RedactedStream, Redactor
 from workers.stacks import stacks_of_threads
 
 __all__ = ["HostActor", "HostLike", "Outcome", "log_file"]
@@ -88,7 +89,8 @@ class HostActor:
         self._host: HostLike | None = None
         self._leaving = False
         self._started = time.monotonic()
-        _redirect_output(log_file(Path(run.run_folder), assignment))
+        hide = Redactor.of({"data": run.data, "parameters": run.parameters}, os.environ)
+        _redirect_output(log_file(Path(run.run_folder), assignment), hide)
 
     def start(self) -> Outcome:
         """Make the host; the reply is its ``Hello``."""
@@ -172,8 +174,11 @@ def _portable(error: Exception) -> Exception:
     return HostError.of(error)
 
 
-def _redirect_output(path: Path) -> None:
-    """Send all that this process writes to its output, native code included, to a file."""
+def _redirect_output(path: Path, hide: Redactor) -> None:
+    """Send all that this process writes to its output, native code included, to a file.
+
+    What Python writes is freed of secrets.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
@@ -182,5 +187,5 @@ def _redirect_output(path: Path) -> None:
     os.dup2(file, 2)
     os.close(file)
     # Python's own streams may have been replaced by ones that write elsewhere.
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.stdout = RedactedStream(os.fdopen(1, "w", buffering=1, closefd=False), hide)
+    sys.stderr = RedactedStream(os.fdopen(2, "w", buffering=1, closefd=False), hide)

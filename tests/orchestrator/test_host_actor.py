@@ -46,7 +46,7 @@ class Host:
 
 @pytest.fixture
 def actor(monkeypatch, tmp_path):
-    monkeypatch.setattr(host_actor, "_redirect_output", lambda path: None)
+    monkeypatch.setattr(host_actor, "_redirect_output", lambda path, hide: None)
     monkeypatch.setitem(sys.modules, "hosts_for_test", sys.modules[__name__])
     run = protocol.RunSpec("p", {}, "d", str(tmp_path), 8, 1, 0, 1)
     return HostActor("hosts_for_test:Host", run, protocol.Assignment(2, 3, 0), "10.1.1.1")
@@ -82,7 +82,7 @@ def test_commands_end_in_a_reply_or_an_error_that_can_travel(actor):
 
 
 def test_a_factory_that_cannot_be_imported_is_a_mistake_to_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(host_actor, "_redirect_output", lambda path: None)
+    monkeypatch.setattr(host_actor, "_redirect_output", lambda path, hide: None)
     run = protocol.RunSpec("p", {}, "d", str(tmp_path), 8, 1, 0, 1)
     actor = HostActor("no_such_module:Host", run, protocol.Assignment(0, 1, 0), "x")
     error = actor.start().error
@@ -95,7 +95,8 @@ def test_output_of_native_code_goes_to_the_log(tmp_path):
         "import os, sys\n"
         "from pathlib import Path\n"
         "from orchestrator.hosts.host_actor import _redirect_output\n"
-        f"_redirect_output(Path({str(tmp_path / 'logs' / 'host.log')!r}))\n"
+        "from workers.redaction import Redactor\n"
+        f"_redirect_output(Path({str(tmp_path / 'logs' / 'host.log')!r}), Redactor(['python']))\n"
         "print('from python')\n"
         "os.write(2, b'from native code\\n')\n"
         "print('to stderr', file=sys.stderr)\n"
@@ -106,7 +107,7 @@ def test_output_of_native_code_goes_to_the_log(tmp_path):
     )
     assert (done.stdout, done.stderr) == ("", "")
     text = Path(tmp_path / "logs" / "host.log").read_text()
-    assert sorted(text.splitlines()) == ["from native code", "from python", "to stderr"]
+    assert sorted(text.splitlines()) == ["from (hidden)", "from native code", "to stderr"]
 
 
 def test_errors_keep_their_parts_when_pickled():

@@ -1,6 +1,7 @@
 """Executables kept for the process that comes next."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,12 @@ def run(step):
     return np.asarray(state).tolist()
 
 
+def folder_of(folder, session="one"):
+    kept = steps_in(folder, session)._folder
+    assert kept is not None
+    return kept
+
+
 def files(folder):
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
@@ -62,7 +69,8 @@ def test_a_step_that_was_compiled_is_not_traced_again(tmp_path):
     want = run(a_step([]))
     assert run(steps_in(tmp_path).prepared("train", a_step(counted))) == want
     assert counted == [1]
-    assert files(tmp_path) == ["one/train-host-0-of-1"]
+    assert files(tmp_path) == [f"{folder_of(tmp_path).name}/train-host-0-of-1"]
+    assert "one" not in str(folder_of(tmp_path).relative_to(tmp_path))
     for _ in range(2):  # it is put back after use
         assert run(steps_in(tmp_path).prepared("train", a_step(counted))) == want
     assert counted == [1]
@@ -84,12 +92,53 @@ def test_it_is_taken_for_no_other_step_place_or_session(tmp_path):
 def test_one_that_cannot_be_loaded_is_compiled_anew(tmp_path, capfd):
     counted: list[int] = []
     run(steps_in(tmp_path).prepared("train", a_step(counted)))
-    (tmp_path / "one" / "train-host-0-of-1").write_bytes(b"nonsense")
+    (folder_of(tmp_path) / "train-host-0-of-1").write_bytes(b"nonsense")
     run(steps_in(tmp_path).prepared("train", a_step(counted)))
     assert len(counted) == 2
     assert "is of no use" in capfd.readouterr().out
     run(steps_in(tmp_path).prepared("train", a_step(counted)))
     assert len(counted) == 2
+
+
+class Planted:
+    """Runs something when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("way", ["plain", "another key", "another step's", "changed", "cut off"])
+def test_what_no_host_of_the_run_wrote_is_not_looked_into(tmp_path, capfd, way):
+    counted: list[int] = []
+    mark, steps = tmp_path / "was here", tmp_path / "steps"
+    run(steps_in(steps).prepared("train", a_step(counted)))
+    file = folder_of(steps) / "train-host-0-of-1"
+    whole = file.read_bytes()
+    planted = pickle.dumps(Planted(mark))
+    match way:
+        case "plain":
+            file.write_bytes(planted)
+        case "another key":
+            compiled_steps._write(file, b"guessed", planted)
+        case "another step's":
+            other = file.with_name("evaluate-host-0-of-1")
+            compiled_steps._write(other, b"one", planted)
+            other.replace(file)
+        case "changed":
+            file.write_bytes(whole[:32] + planted)
+        case "cut off":
+            file.write_bytes(whole[:20])
+    run(steps_in(steps).prepared("train", a_step(counted)))
+    assert len(counted) == 2
+    assert not mark.exists()
+    said = capfd.readouterr().out
+    assert "it was not written by a host of this run, or is damaged" in said
+    compiled_steps._write(file, b"one", planted)  # whereas this is taken for a host's
+    run(steps_in(steps).prepared("train", a_step(counted)))
+    assert mark.exists()
 
 
 def test_one_that_fails_when_it_is_run_is_not_tried_twice(tmp_path):
@@ -112,10 +161,11 @@ def test_the_oldest_sessions_make_room(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled_steps, "MOST_SESSIONS", 2)
     for age, session in ((30, "a"), (20, "b"), (10, "c")):
         run(steps_in(tmp_path, session).prepared("train", a_step([])))
-        os.utime(tmp_path / session, (age, age))
-    assert {path.name for path in tmp_path.iterdir()} == {"b", "c"} or {
-        path.name for path in tmp_path.iterdir()
-    } == {"a", "c"}
+        os.utime(folder_of(tmp_path, session), (age, age))
+    left = set(tmp_path.iterdir())
+    assert folder_of(tmp_path, "c") in left
+    assert len(left) == 2
+    assert left < {folder_of(tmp_path, session) for session in "abc"}
 
 
 def test_what_came_out_of_jaxs_own_cache_is_left_to_it(tmp_path):
@@ -143,5 +193,6 @@ print(float(step.prepared("train", jax.jit(lambda x: x * 2))(3.0)))
             env={k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))},
         )
         assert done.stdout.strip() == "6.0"
-    assert files(tmp_path / "steps") == ["first/train-host-0-of-1"]
+    first = folder_of(tmp_path / "steps", "first").name
+    assert files(tmp_path / "steps") == [f"{first}/train-host-0-of-1"]
     assert Path(tmp_path / "jax").exists()

@@ -24,6 +24,7 @@ import pyarrow as pa
 from workers.data.examples import Examples, Schema
 from workers.data.transforms import InvalidValue
 from workers.errors import DataError
+from workers.redaction import hide_addresses
 
 __all__ = [
     "BadRow",
@@ -128,7 +129,7 @@ class Quarantine:
         lines = [
             json.dumps(
                 {
-                    "file": file,
+                    "file": hide_addresses(file),
                     "row_group": row_group,
                     "row": row.row,
                     "column": row.column,
