@@ -25,6 +25,7 @@ from orchestrator.config_sections import (
     FailureConfig,
     NotNegative,
     Positive,
+    ProfileConfig,
     Seconds,
     Section,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "FailureConfig",
     "HoldoutConfig",
     "LimitsConfig",
+    "ProfileConfig",
     "RunConfig",
 ]
 
@@ -239,6 +241,7 @@ class RunConfig(Section):
     record_rows: bool = False
     """Write the row ids of every batch to ``rows/`` in the run's folder."""
     holdout: HoldoutConfig = HoldoutConfig()
+    profile: ProfileConfig = ProfileConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     failures: FailureConfig = FailureConfig()
@@ -311,6 +314,11 @@ class RunConfig(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _profile_agrees(self) -> Self:
+        self.profile.check_hosts(self.hosts)
+        return self
+
     @property
     def devices(self) -> int:
         """Devices of the whole mesh."""
@@ -377,6 +385,7 @@ class RunConfig(Section):
             minibatching=self.minibatching,
             drop_ids=self.drop_ids,
             holdout=self.holdout.chosen(),
+            profile=self.profile.chosen(),
         )
 
     @property

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from workers.profiling import Profile
 
 __all__ = [
     "CheckpointConfig",
@@ -14,6 +16,7 @@ __all__ = [
     "FailureConfig",
     "NotNegative",
     "Positive",
+    "ProfileConfig",
     "Seconds",
     "Section",
 ]
@@ -74,6 +77,47 @@ class EvaluationConfig(Section):
     every_steps: Positive | None = None
     """Steps between evaluations, besides those at ends of epochs."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+
+
+class ProfileConfig(Section):
+    """Steps that JAX's profiler traces; see ``profile/`` in the run's folder."""
+
+    first: NotNegative | None = None
+    """First step that is traced, counted from 0 over the whole run; unset, none is. The first one
+    of a launch compiles."""
+    last: Positive | None = None
+    """One past the last step that is traced. A trace of a few steps tells most, and stays small."""
+    hosts: Annotated[list[NotNegative], Field(min_length=1)] = [0]
+    """Ranks of the hosts that trace."""
+
+    @model_validator(mode="after")
+    def _steps_are_a_range(self) -> Self:
+        if (self.first is None) != (self.last is None):
+            raise ValueError("profile needs both first and last, or neither")
+        if self.first is not None and self.last is not None and self.last <= self.first:
+            raise ValueError(
+                f"profile.last is {self.last}, but must be beyond profile.first, {self.first}"
+            )
+        return self
+
+    def check_hosts(self, hosts: int) -> None:
+        """Refuse ranks that a run of so many hosts does not have.
+
+        Raises:
+            ValueError: There is none of that rank.
+        """
+        beyond = [rank for rank in self.hosts if rank >= hosts]
+        if self.first is not None and beyond:
+            raise ValueError(
+                f"profile.hosts has {beyond[0]}, but the ranks of {hosts} hosts are 0 to "
+                f"{hosts - 1}"
+            )
+
+    def chosen(self) -> Profile | None:
+        """As the hosts take it; None where nothing is traced."""
+        if self.first is None or self.last is None:
+            return None
+        return Profile(self.first, self.last, tuple(self.hosts))
 
 
 class FailureConfig(Section):

@@ -12,6 +12,7 @@ Each file is whole at any moment, so a killed run can be read and resumed:
     report.html               all of that, to look at
     checkpoints/              written by the hosts; <step>.unreadable is one that was set aside
     tensorboard/              curves
+    profile/                  traces of JAX's profiler
     logs/  stacks/            what the hosts wrote to their output; stacks of hosts that hung
     lock                      held by the driver while it runs
 """
@@ -45,7 +46,7 @@ _DRAFT = re.compile(r"\..+\.new")
 _LEFTOVERS = {
     *("events.jsonl", "metrics.jsonl", "summary.json", "identity.json", "config.yaml"),
     *("hosts.jsonl", "report.html"),
-    *("logs", "rows", "stacks", "tensorboard", "checkpoints"),
+    *("logs", "rows", "stacks", "tensorboard", "profile", "checkpoints"),
 }
 _PLAN = re.compile(r"plan-(\d+)\.json")
 

@@ -42,6 +42,7 @@ from workers.planning import (
     rebuilt,
     splits_of,
 )
+from workers.profiling import Tracer
 from workers.program import Program, load_program
 from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec, merge_observed
 from workers.stacks import stacks_of_threads
@@ -100,6 +101,7 @@ class Host:
         self._feed = Feed(self._phases)
         self._leaving = False
         self._brake = Brake()
+        self._tracer = Tracer(run.profile, assignment.rank, run.run_folder, self._phases)
         use_compilation_cache()
         self._steps = CompiledSteps.of(run.session, assignment, self._phases)
         self._phases.enter("idle")
@@ -330,6 +332,7 @@ class Host:
 
     def _finish(self) -> protocol.Finished:
         self._feed.close()
+        self._tracer.stop()
         if self._prepared is not None:
             with room_wanted(self._checkpoint_folder):
                 self._prepared.checkpoints.close()
@@ -378,9 +381,9 @@ class Host:
         return self._feed.take()
 
     def _train(self, ready: ReadyBatch) -> StepOutcome:
-        prepared = _present(self._prepared, "Prepare")
+        step = (ready.step, _present(self._prepared, "Prepare").train_step)
         arguments = (self.state, _present(self._metrics, "Restore"), ready.batch)
-        self._state, self._metrics, outcome = prepared.train_step(*arguments)
+        self._state, self._metrics, outcome = self._tracer.run(*step, *arguments)
         self._feed.tell(outcome.agreed)
         return outcome
 

@@ -31,6 +31,7 @@ from workers.metrics import BinaryMetrics
 
 if TYPE_CHECKING:
     from workers.data.holdout import Holdout
+    from workers.profiling import Profile
     from workers.ranking_metrics import RankingMetrics
 
 __all__ = [
@@ -103,6 +104,8 @@ class RunSpec:
     """Whether ids beyond the limits are left out, and counted."""
     holdout: Holdout | None = None
     """Rows to evaluate on, where the data has no ``test`` split of its own."""
+    profile: Profile | None = None
+    """Steps whose traces are written, and by which hosts."""
     session: str = field(default="", repr=False)
     """Another one for each driver: what hosts keep for those that take their place is valid within
     it. A secret, by which they know that it was they who wrote it. Empty keeps nothing."""
@@ -362,8 +365,8 @@ class Pulse:
     pid: int
     phase: str
     """``starting``, ``idle``, ``joining``, ``surveying``, ``preparing``, ``restoring``,
-    ``compiling``, ``waiting_for_data``, ``training``, ``saving``, ``evaluating`` or
-    ``finishing``."""
+    ``compiling``, ``waiting_for_data``, ``training``, ``profiling``, ``saving``, ``evaluating``
+    or ``finishing``."""
     phase_seconds: float
     step: int
     """Steps this host has dispatched."""

@@ -9,6 +9,7 @@ from orchestrator.config_help import all_options, options_table
 from orchestrator.config_loading import load_config, make_config, parse_override
 from orchestrator.errors import ConfigError
 from orchestrator.plain_yaml import read_yaml
+from workers.profiling import Profile
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,23 @@ def test_overrides_come_after_the_file_and_lead_into_sections(tmp_path):
     assert config.checkpoints.every == 5
     assert config.failures.grace == 1.0
     assert config.failures.max_restarts == RunConfig().failures.max_restarts
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"first": 5}, "profile needs both first and last"),
+        ({"first": 5, "last": 5}, "profile.last is 5, but must be beyond profile.first, 5"),
+        ({"first": 5, "last": 8, "hosts": []}, "at least 1 item"),
+        ({"first": 5, "last": 8, "hosts": [0, 2]}, "profile.hosts has 2, but the ranks of 2 hosts"),
+    ],
+)
+def test_a_profile_is_of_steps_and_hosts_that_there_are(settings, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        make_config({"profile": settings})
+    assert RunConfig().run_spec("", "").profile is None
+    profile = make_config({"profile": {"first": 5, "last": 8, "hosts": [1]}})
+    assert profile.run_spec("", "").profile == Profile(5, 8, (1,))
 
 
 def test_errors_of_a_file_name_the_file(tmp_path):

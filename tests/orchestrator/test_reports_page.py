@@ -7,6 +7,8 @@ from pathlib import Path
 from driving import fit, simulation
 
 from orchestrator.cli import main
+from orchestrator.config_loading import load_config
+from workers.profiling import Profile
 
 __all__ = ["simulation"]
 
@@ -23,8 +25,9 @@ def test_reports(simulation, tmp_path, monkeypatch):
     fit(Path("runs/wide"), seed=1)
     lines = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
     ours = [words[3:] for words in lines if words[:3] == ["python", "-m", "orchestrator"]]
-    assert [words[0] for words in ours] == ["report", "report"]
-    for words in ours:
+    assert [words[0] for words in ours] == ["train", "report", "report"]
+    assert load_config(None, ours[0][1:]).profile.chosen() == Profile(100, 105, (0, 1))
+    for words in ours[1:]:
         assert main(words) == 0
     assert "2 runs compared" in Path("wide.html").read_text()
     (block,) = blocks("python")
