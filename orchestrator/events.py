@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointPostponed",
     "CheckpointSkipped",
     "CheckpointStarted",
+    "Diagnosed",
     "Evaluated",
     "EvaluationCut",
     "Event",
@@ -192,6 +193,18 @@ class Evaluated(Event):
     split: str
     metrics: Mapping[str, float]
     elapsed: float
+
+
+@dataclass(frozen=True)
+class Diagnosed(Event):
+    """Something is wrong with the cluster: see ``orchestrator.doctor``."""
+
+    kind: ClassVar[str] = "diagnosed"
+    check: str
+    severity: str
+    nodes: tuple[str, ...]
+    what: str
+    remedy: str
 
 
 @dataclass(frozen=True)

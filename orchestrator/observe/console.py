@@ -149,6 +149,9 @@ def describe(event: Event) -> str | None:
             return f"{reason}: saving, to go on with {event.hosts} hosts"
         case events.Shrunk():
             return f"{len(event.missing)} hosts did not start; going on with {event.hosts}"
+        case events.Diagnosed():
+            where = f" on {', '.join(event.nodes)}" if event.nodes else ""
+            return f"warning: {event.check}{where}: {event.what}; {event.remedy}"
         case events.StopRequested():
             return "saving and leaving; press Ctrl-C again to leave at once"
         case _:
