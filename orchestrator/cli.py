@@ -1,7 +1,7 @@
 """The command line: ``python -m orchestrator train [config.yaml] [key=value …]``, ``… data …``.
 
-Exit codes: 0 the run is finished; 1 it failed, or what was to be compiled does not fit; 2 the input
-cannot be used; 130 it was interrupted.
+Exit codes: 0 the run is finished; 1 it failed, or what was to be compiled does not fit, or the
+doctor found something; 2 the input cannot be used; 130 it was interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from orchestrator.compile_command import add_compile_command, run_compile_comman
 from orchestrator.config_help import options_table
 from orchestrator.config_loading import load_config
 from orchestrator.data_commands import add_data_commands
+from orchestrator.doctor_command import add_doctor_command, run_doctor_command
 from orchestrator.errors import BAD_INPUT, ConfigError
 from orchestrator.plan_command import add_plan_command, run_plan_command
 from orchestrator.report_command import add_report_command
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser, train, compiling, planning = _parsers()
+    parser, train, compiling, planning, doctoring = _parsers()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
         parser.print_help()
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "plan":
                 run_plan_command(planning.parse_intermixed_args(words[1:]))
                 return _FINISHED
+            case "doctor":
+                well = run_doctor_command(doctoring.parse_intermixed_args(words[1:]))
+                return _FINISHED if well else _FAILED
         options = parser.parse_args(words)
         options.run(options)
         return _FINISHED
@@ -100,10 +104,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, ...]:
     )
     compiling = add_compile_command(commands)
     planning = add_plan_command(commands)
+    doctoring = add_doctor_command(commands)
     add_data_commands(commands)
     add_table_commands(commands)
     add_report_command(commands)
-    return parser, train, compiling, planning
+    return parser, train, compiling, planning, doctoring
 
 
 def _train(options: argparse.Namespace) -> int:
