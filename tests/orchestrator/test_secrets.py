@@ -1,0 +1,78 @@
+"""Secrets of a run are in none of the files that it leaves, and are asked for when it goes on."""
+
+import pytest
+from driving import SETTINGS, fit, simulation
+
+from orchestrator.config_loading import load_config, parse_override
+from orchestrator.driver import Driver
+from orchestrator.errors import ConfigError, RunFailed, RunFolderError
+from orchestrator.hosts.faults import Fault, ScriptedFaults
+from workers.redaction import HIDDEN
+
+__all__ = ["simulation"]
+
+KEY, PASSWORD, VARIABLE = "sword-fish-4711", "p%40ss-wörd", "env-1234567890"
+PARAMETERS = {"width": 8, "api_key": KEY, "database": {"password": "x"}}
+DATA = f"s3://user:{PASSWORD}@bucket/logs"
+
+
+def everything_in(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) >= 5
+    return {path.name: path.read_bytes() for path in files}
+
+
+def assert_clean(folder):
+    for name, content in everything_in(folder).items():
+        for secret in (KEY, PASSWORD, VARIABLE, "p@ss-wörd"):
+            assert secret.encode() not in content, name
+
+
+def test_no_file_of_a_run_holds_a_secret(simulation, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SOME_API_TOKEN", VARIABLE)
+    # The command is among what is written down of a run.
+    monkeypatch.setattr("sys.orig_argv", ["python", "train.py", f"parameters.api_key={KEY}"])
+    said = f"refused {KEY} and {VARIABLE} at {DATA}, that is with p@ss-wörd"
+
+    simulation.faults = ScriptedFaults([Fault("die", 1, step=45, times=99)])
+    monkeypatch.setattr(
+        "orchestrator.hosts.simulated.SimulatedHosts.last_words", lambda self, rank: said
+    )
+    folder = tmp_path / "run"
+    settings = {"parameters": PARAMETERS, "data": DATA, "failures": {"max_restarts": 0}}
+    with (
+        pytest.raises(RunFailed, match=KEY),  # the caller's own exception is as it was
+        Driver(SETTINGS | settings, folder) as driver,
+    ):
+        driver.fit()
+    assert_clean(folder)
+    files = everything_in(folder)
+    assert (
+        f"refused {HIDDEN} and {HIDDEN} at s3://{HIDDEN}@bucket/logs".encode()
+        in (files["summary.json"])
+    )
+    assert KEY not in capsys.readouterr().out
+
+    # What was left out has to be given again, by its name; all else is there.
+    with pytest.raises(ConfigError) as caught:
+        load_config(folder / "config.yaml")
+    assert str(caught.value) == (
+        f"{folder / 'config.yaml'} does not hold parameters.api_key, parameters.database.password, "
+        "data, as secrets are not written down: give it again, as parameters.api_key=…"
+    )
+    given = [f"parameters.api_key={KEY}", "parameters.database.password=x", f"data={DATA}"]
+    again = load_config(folder / "config.yaml", given)
+    assert again.parameters == PARAMETERS
+    assert parse_override(given[0]) == (("parameters", "api_key"), KEY)
+    simulation.faults = None
+    with Driver(again, folder, resume=True, quiet=True) as driver:
+        assert driver.fit().status == "finished"
+    assert_clean(folder)
+
+
+def test_another_secret_is_no_other_run(simulation, tmp_path):
+    folder = tmp_path / "run"
+    fit(folder, max_steps=30, parameters={"api_key": "one-key-4711"})
+    assert fit(folder, resume=True, parameters={"api_key": "another-key"}).status == "finished"
+    with pytest.raises(RunFolderError, match=r"parameters\.width was None and is now 1"):
+        fit(folder, resume=True, max_steps=40, parameters={"api_key": "another-key", "width": 1})
