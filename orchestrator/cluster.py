@@ -28,15 +28,16 @@ def open_hosts(run: RunSpec, config: RunConfig, stack: ExitStack) -> HostGroup:
     """
     stack.enter_context(RaySession(config.cluster, config.hosts))
     # Importing Ray takes a second, and its settings must be in the environment before.
+    from orchestrator.hosts.gang_hosts import GangHosts
     from orchestrator.hosts.ray_hosts import RayHosts
     from orchestrator.hosts.slice_hosts import SliceHosts
 
     cluster, interval = config.cluster, config.failures.pulse_interval
     topology = cluster.slice_topology
-    group = (
-        RayHosts(run, cluster, pulse_interval=interval)
-        if topology is None
-        else SliceHosts(run, cluster, topology, pulse_interval=interval)
-    )
+    if topology is not None:
+        group = SliceHosts(run, cluster, topology, pulse_interval=interval)
+    else:
+        kind = GangHosts if cluster.is_gang else RayHosts
+        group = kind(run, cluster, pulse_interval=interval)
     stack.callback(group.close)
     return group

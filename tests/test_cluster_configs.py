@@ -16,6 +16,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from orchestrator.compile_cases import CompileCase, estimate
 from orchestrator.config_loading import load_config
+from orchestrator.machines import resources_of_host
 from orchestrator.topology import GENERATIONS, SliceTopology, sizes_of, slice_topology
 from workers.planning import check_batch_size
 
@@ -155,8 +156,12 @@ def test_run_configurations_can_be_run(path: Path) -> None:
     topology = config.cluster.slice_topology
     if topology is None:
         assert config.platform in ("cpu", "gpu")
-        if config.platform == "gpu":
-            assert config.cluster.resources_per_host == {"GPU": config.devices_per_host}
+        needs = resources_of_host(config.cluster, config.devices_per_host)
+        assert needs.get("GPU", 0) == (config.devices_per_host if config.platform == "gpu" else 0)
+        assert config.cluster.is_gang == (path.stem != "laptop")
+        several = "cluster" in path.stem
+        assert several == (config.cluster.placement == "STRICT_SPREAD")
+        assert not several or (config.hosts > 1 and config.cluster.address == "auto")
         return
     assert path.stem.removeprefix("multislice-") == topology.name
     assert (topology.slices > 1) == path.stem.startswith("multislice-")
@@ -171,7 +176,7 @@ def test_run_configurations_can_be_run(path: Path) -> None:
 
 def test_there_is_a_run_configuration_of_every_generation() -> None:
     named = {path.stem for path in RUNS}
-    assert {"laptop", "gpu-node"} < named
+    assert {"laptop", "gpu-node", "gpu-cluster", "cpu-cluster"} < named
     for generation in GENERATIONS:
         assert any(f"{generation}-{size}" in named for size in sizes_of(generation))
 

@@ -34,6 +34,7 @@ from orchestrator.hosts.processes import (
     wait_until_gone,
 )
 from orchestrator.hosts.ray_actor import actor_class, host_environment
+from orchestrator.machines import resources_of_host
 from orchestrator.slices import Place
 from workers.protocol import Assignment, Command, Hello, RunLease, RunSpec
 
@@ -167,8 +168,7 @@ class RayHosts:
         Where hosts need no resources, as many as there are already. Resources are added up over the
         nodes, so there may be less room than it seems; hosts that then do not start are given up.
         """
-        needs = {**self._cluster.resources_per_host, "CPU": self._cluster.num_cpus_per_host}
-        needs = {name: amount for name, amount in needs.items() if amount > 0}
+        needs = resources_of_host(self._cluster, self._run.devices_per_host)
         if not needs:
             return len(self._members)
         free = ray.available_resources()
@@ -261,9 +261,9 @@ class RayHosts:
         return actor_class.remote(self._factory, self._run, assignment, place.environment)
 
     def _make_actor_class(self) -> Any:
-        resources = dict(self._cluster.resources_per_host)
+        resources = resources_of_host(self._cluster, self._run.devices_per_host)
         options: dict[str, Any] = {
-            "num_cpus": self._cluster.num_cpus_per_host,
+            "num_cpus": resources.pop("CPU", 0),
             "num_gpus": resources.pop("GPU", 0),
             "resources": resources,
             "concurrency_groups": {"pulse": 1, "stacks": 1},

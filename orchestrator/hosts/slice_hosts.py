@@ -131,8 +131,12 @@ class SliceHosts:
         self._hosts.release(lease, last)
 
     def room(self) -> int:
-        """See ``HostGroup.room``: hosts of the slices that are whole and free."""
-        return len(self._free(ray.nodes())) * self._topology.hosts_per_slice
+        """See ``HostGroup.room``: hosts of the slices that are whole and free.
+
+        While others are waited for, the slices that are ours already count too.
+        """
+        ours = [one for one in self._reserved if _is_ours(one)] if self._waiting else []
+        return (len(ours) + len(self._free(ray.nodes()))) * self._topology.hosts_per_slice
 
     def dump_stacks(self, rank: int) -> None:
         """See ``HostGroup.dump_stacks``."""

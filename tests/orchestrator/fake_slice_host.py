@@ -1,4 +1,4 @@
-"""A host without JAX on a pretended TPU slice: tells its environment instead of stacks."""
+"""A host without JAX on pretended TPUs or GPUs: tells its environment instead of stacks."""
 
 import json
 import os
@@ -22,5 +22,5 @@ class FakeSliceHost:
         return protocol.Pulse(self.assignment.rank, os.getpid(), "idle", 0.0, 0, 1)
 
     def dump_stacks(self):
-        names = ("MEGASCALE_", "JAX_PLATFORMS")
+        names = ("MEGASCALE_", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
         return json.dumps({k: v for k, v in os.environ.items() if k.startswith(names)})

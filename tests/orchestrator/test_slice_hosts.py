@@ -1,4 +1,4 @@
-"""Hosts on TPU slices that a real Ray cluster is made to believe in."""
+"""Hosts on TPU slices and GPUs that a real Ray cluster is made to believe in."""
 
 import functools
 import inspect
@@ -21,6 +21,15 @@ from tests.runs import free_ports
 from workers import protocol
 
 pytestmark = pytest.mark.system
+
+
+PATIENCE = {
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 10_000,
+    "health_check_failure_threshold": 8,
+    "worker_register_timeout_seconds": 240,
+}
+"""A node that is dead is seen to be in 8 s; one that is slow, as ours are, has 80 s to answer."""
 
 
 @contextmanager
@@ -59,7 +68,7 @@ class FakeCluster:
         from ray.cluster_utils import Cluster
 
         (port,) = free_ports(1)
-        head = {"num_cpus": 1, "runtime_env_agent_port": port}
+        head = {"num_cpus": 1, "runtime_env_agent_port": port, "_system_config": PATIENCE}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._slices = {}
 
@@ -81,6 +90,17 @@ class FakeCluster:
             )
             self._slices.setdefault(name, []).append(node)
         self._cluster.wait_for_nodes(120)
+
+    def add_machine(self, **resources):
+        """A machine with GPUs or CPUs."""
+        (port,) = free_ports(1)
+        options = {"object_store_memory": 80 * 2**20, "runtime_env_agent_port": port}
+        node = self._cluster.add_node(wait=False, **resources, **options)
+        self._cluster.wait_for_nodes(120)
+        return node
+
+    def remove_machine(self, node):
+        self._cluster.remove_node(node, allow_graceful=False)
 
     def remove_host(self, name, worker):
         self._cluster.remove_node(self._slices[name].pop(worker), allow_graceful=False)
@@ -122,38 +142,44 @@ def cluster():
 
 @pytest.fixture
 def groups(cluster, tmp_path):
+    from orchestrator.hosts.gang_hosts import GangHosts
     from orchestrator.hosts.slice_hosts import SliceHosts
 
     made = []
+    options = {"pulse_interval": 0.2, "factory": "fake_slice_host:FakeSliceHost"}
 
     def make(topology, **settings):
-        run = protocol.RunSpec(
-            program="none:none",
-            parameters={},
-            data="none",
-            run_folder=str(tmp_path / str(len(made))),
-            batch_size=64,
-            epochs=1,
-            seed=0,
-            devices_per_host=topology.devices_per_host,
-            sparsecores_per_device=topology.sparsecores_per_device,
-            platform="tpu",
-        )
+        cores, devices = topology.sparsecores_per_device, topology.devices_per_host
+        run = a_run(tmp_path / str(len(made)), devices, "tpu", cores)
         config = ClusterConfig(topology=topology.name, slices=topology.slices, **settings)
-        factory = "fake_slice_host:FakeSliceHost"
-        made.append(SliceHosts(run, config, topology, pulse_interval=0.2, factory=factory))
+        made.append(SliceHosts(run, config, topology, **options))
         return made[-1]
+
+    def make_gang(devices, **settings):
+        config = ClusterConfig(**settings)
+        run = a_run(tmp_path / str(len(made)), devices, config.accelerator)
+        made.append(GangHosts(run, config, **options))
+        return made[-1]
+
+    make.gang = make_gang
 
     yield make
     for group in made:
         group.close()
 
 
+def a_run(folder, devices, platform, sparsecores=1):
+    named = {"program": "none:none", "parameters": {}, "data": "none", "run_folder": str(folder)}
+    sizes = {"batch_size": 64, "epochs": 1, "seed": 0, "devices_per_host": devices}
+    kind = {"platform": platform, "sparsecores_per_device": sparsecores}
+    return protocol.RunSpec(**named, **sizes, **kind)
+
+
 def start(group, hosts, launch=0):
     group.launch([protocol.Assignment(rank, hosts, launch) for rank in range(hosts)])
 
 
-def hellos(group, hosts, seconds=120.0):
+def hellos(group, hosts, seconds=240.0):
     seen = collect(group, lambda seen: len(of(seen, Answered)) == hosts, seconds)
     return {answer.rank: answer.reply for answer in of(seen, Answered)}
 
@@ -161,9 +187,18 @@ def hellos(group, hosts, seconds=120.0):
 def collect(group, enough, seconds=60.0):
     seen, deadline = [], time.monotonic() + seconds
     while not enough(seen):
-        assert time.monotonic() < deadline, f"only {seen}; {group.last_words(0)}"
+        assert time.monotonic() < deadline, f"only {seen}; {group.last_words(0)}; {nodes()}"
         seen += group.poll(0.2)
     return seen
+
+
+def nodes():
+    """Which nodes are there, and what is free on each."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    return [(node["Alive"], node["Labels"], free.get(node["NodeID"])) for node in ray.nodes()]
 
 
 def of(seen, kind):
@@ -273,6 +308,7 @@ def test_two_slices_and_a_node_that_dies(cluster, groups):
     while time.monotonic() < deadline:
         assert group.poll(0.2) == []
     assert "slice third lacks its hosts 0" in group.last_words(0)
+    assert group.room() == 2  # the slice that is ours, by which the driver goes on with fewer
     group.kill_all()
     start(group, 2, launch=4)
     assert places(cluster, hellos(group, 2)) == [("second", 0), ("second", 1)]
@@ -301,3 +337,49 @@ def test_a_slice_that_never_comes_and_one_that_comes_late(cluster, groups):
     cluster.add(topology, "late")
     assert sorted(places(cluster, hellos(group, 2))) == [("early", 0), ("late", 0)]
     assert {found["MEGASCALE_SLICE_ID"] for found in environments(group, 2).values()} == {"0", "1"}
+
+
+def test_machines_with_gpus(cluster, groups):
+    """All or none on machines that say they have GPUs, which Ray tells each process."""
+    first = cluster.add_machine(num_cpus=2, num_gpus=2)
+    apart = {"accelerator": "gpu", "num_cpus_per_host": 1.0, "placement": "STRICT_SPREAD"}
+    group = groups.gang(2, **apart)
+    assert group.room() == 1
+    start(group, 2)
+    assert group.poll(0.1) == []  # there is room for one, so none is started
+    assert "room for 1 of 2 hosts with 1 CPU and 2 GPU, on nodes of" in group.last_words(0)
+    assert "has 2 of 2 CPU and 2 of 2 GPU free" in group.last_words(1)
+
+    second = cluster.add_machine(num_cpus=2, num_gpus=2)
+    told = hellos(group, 2)
+    assert {hello.node for hello in told.values()} == {first.node_id, second.node_id}
+    for found in environments(group, 2).values():
+        assert (found["JAX_PLATFORMS"], found["CUDA_VISIBLE_DEVICES"]) == ("cuda,cpu", "0,1")
+    assert group.room() == 0
+
+    # A process that dies is started again at the same place; a machine that dies is not waited for.
+    os.kill(told[1].pid, signal.SIGKILL)
+    collect(group, lambda seen: of(seen, Died))
+    group.kill_all()
+    start(group, 2, launch=1)
+    again = hellos(group, 2)
+    assert [again[rank].node for rank in (0, 1)] == [told[rank].node for rank in (0, 1)]
+    cluster.remove_machine(second)
+    collect(group, lambda seen: of(seen, Died))
+    group.kill_all()
+    start(group, 2, launch=2)
+    deadline = time.monotonic() + 60
+    while "room for 1 of 2 hosts" not in group.last_words(0):
+        assert time.monotonic() < deadline, group.last_words(0)
+        assert group.poll(0.2) == []
+    assert group.room() == 1  # by which the driver goes on with fewer
+    group.close()
+
+    # Two hosts on one machine, each with a GPU of its own.
+    group = groups.gang(1, accelerator="gpu")
+    start(group, 2)
+    told = hellos(group, 2)
+    assert {hello.node for hello in told.values()} == {first.node_id}
+    seen = [found["CUDA_VISIBLE_DEVICES"] for _, found in sorted(environments(group, 2).items())]
+    assert sorted(seen) == ["0", "1"]
+    cluster.remove_machine(first)

@@ -9,6 +9,7 @@ from orchestrator import Driver
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.config_loading import load_config, make_config
 from orchestrator.errors import ConfigError
+from orchestrator.machines import resources_of_host
 from orchestrator.plain_yaml import read_yaml
 from workers.errors import PlanMismatch
 from workers.mesh import check_mesh
@@ -71,6 +72,52 @@ def test_what_a_topology_does_not_go_with(words, told):
     with pytest.raises(ConfigError, match=told) as caught:
         load_config(None, words)
     assert "value error" not in str(caught.value)
+
+
+def test_an_accelerator_says_platform_and_resources():
+    gpu = load_config(None, ["cluster.accelerator=gpu", "devices_per_host=8"])
+    assert (gpu.platform, gpu.hosts, gpu.devices_per_host) == ("gpu", 1, 8)
+    assert resources_of_host(gpu.cluster, 8) == {"GPU": 8.0}
+    more = ["cluster.num_cpus_per_host=16", "cluster.resources_per_host={fast: 1}", "hosts=4"]
+    gpu = load_config(None, ["cluster.accelerator=gpu", "devices_per_host=8", *more])
+    assert gpu.hosts == 4
+    assert resources_of_host(gpu.cluster, 8) == {"CPU": 16.0, "GPU": 8.0, "fast": 1.0}
+    assert make_config(read_yaml(gpu.to_yaml())) == gpu
+    cpu = load_config(None, ["cluster.accelerator=cpu", "cluster.num_cpus_per_host=4"])
+    assert (cpu.platform, resources_of_host(cpu.cluster, 2)) == ("cpu", {"CPU": 4.0})
+    assert load_config(None, ["cluster.topology=v5p-8", "cluster.accelerator=tpu"]).hosts == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["cluster.accelerator=gpu"], "set devices_per_host to the GPUs that a host takes"),
+        (
+            ["cluster.accelerator=gpu", "devices_per_host=8", "platform=cpu"],
+            "platform is cpu, but it is gpu on machines of cluster.accelerator gpu: leave it out",
+        ),
+        (["cluster.accelerator=cpu"], "accelerator cpu needs num_cpus_per_host"),
+        (["cluster.accelerator=tpu"], "accelerator tpu needs topology, such as v6e-16"),
+        (
+            ["cluster.accelerator=gpu", "cluster.topology=v6e-16"],
+            "topology v6e-16 is of TPUs: leave out accelerator gpu",
+        ),
+        (["cluster.placement=STRICT_SPREAD"], "placement needs accelerator: set it to gpu or cpu"),
+        (
+            ["cluster.accelerator=gpu", "cluster.resources_per_host={GPU: 8}"],
+            "leave GPU out of resources_per_host; devices_per_host counts GPUs",
+        ),
+        (["cluster.accelerator=gpu", "cluster.spares=1"], "leave out spares"),
+        (
+            ["cluster.accelerator=gpu", "cluster.placement=PACK"],
+            "cluster.placement: input should be 'SPREAD' or 'STRICT_SPREAD'",
+        ),
+        (["cluster.accelerators=gpu"], "did you mean 'cluster.accelerator'"),
+    ],
+)
+def test_what_an_accelerator_does_not_go_with(words, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(None, words)
 
 
 def test_a_run_on_slices_is_resized_by_slices():
