@@ -196,14 +196,18 @@ class Checkpoints:
                     step,
                     args=ocp.args.Composite(
                         tables=ocp.args.PyTreeRestore(
-                            like.tables, ocp.checkpoint_utils.construct_restore_args(like.tables)
+                            like.tables,
+                            # As the train step takes them: on TPUs it refuses any other layout.
+                            ocp.checkpoint_utils.construct_restore_args(
+                                like.tables, support_layout=True
+                            ),
                         ),
                         dense=dense_like,
                     ),
                 )
             tables = dict(restored["tables"])
         else:
-            begin = fresh().tables
+            begin = dict(fresh().tables)  # held by no one else
             with _reading(step, self._folder):
                 restored = self._manager.restore(step, args=ocp.args.Composite(dense=dense_like))
                 folder = self._folder / str(step) / "tables"

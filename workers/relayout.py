@@ -12,14 +12,17 @@ Every host reads what its own rows need, one block of one saved shard at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 import tensorstore as ts
+from jax.experimental.layout import Format
+from jax.sharding import SingleDeviceSharding
 
 from kernels import EmbeddingPlan, EmbeddingVariables, StackPlan, TablePlacement
 
@@ -108,7 +111,7 @@ def read_tables(
     folder: Path,
     old: EmbeddingPlan,
     new: EmbeddingPlan,
-    fresh: Mapping[str, EmbeddingVariables],
+    fresh: MutableMapping[str, EmbeddingVariables],
 ) -> dict[str, EmbeddingVariables]:
     """The tables and slots of a checkpoint, laid out by another plan.
 
@@ -119,10 +122,11 @@ def read_tables(
         old: The plan it was saved under.
         new: The plan to restore for, of the same tables.
         fresh: Variables under the new plan as they begin. They give types, shardings, and what is
-            in padding; they are released one by one.
+            in padding. They are taken out one by one, so that memory never holds all of them and
+            all of the result.
 
     Returns:
-        By stack, sharded like ``fresh``.
+        By stack, sharded and laid out like ``fresh``.
 
     Raises:
         ValueError: An array is missing or cannot be read.
@@ -130,11 +134,10 @@ def read_tables(
     saved = open_arrays(folder)
     result: dict[str, EmbeddingVariables] = {}
     for stack in new.stacks:
-        paths, tree = jax.tree_util.tree_flatten_with_path(fresh[stack.name])
-        arrays = [
-            _filled(array, saved, ".".join(map(_key_name, path)), stack, old, new)
-            for path, array in paths
-        ]
+        leaves, tree = jax.tree_util.tree_flatten_with_path(fresh.pop(stack.name))
+        waiting = deque(leaves)
+        del leaves
+        arrays = [_filled(waiting, saved, stack, old, new) for _ in range(len(waiting))]
         result[stack.name] = jax.tree.unflatten(tree, arrays)
     return result
 
@@ -158,32 +161,36 @@ def open_arrays(folder: Path) -> Callable[[str], ts.TensorStore]:
 
 
 def _filled(
-    fresh: jax.Array,
+    waiting: deque[tuple[Any, jax.Array]],
     saved: Callable[[str], ts.TensorStore],
-    field: str,
     stack: StackPlan,
     old: EmbeddingPlan,
     new: EmbeddingPlan,
 ) -> jax.Array:
-    """One array of a stack, made on this host's devices."""
-    parts = [(shard, np.array(shard.data)) for shard in fresh.addressable_shards]
-    rows_per_core = fresh.shape[0] // new.topology.sparsecores
+    """The first array of a stack that waits, made on this host's devices."""
+    path, fresh = waiting.popleft()
+    field = ".".join(map(_key_name, path))
+    shape, sharding = fresh.shape, fresh.sharding
+    layout = cast(Any, fresh).format.layout
+    parts = [(s.index[0], s.device, np.array(s.data)) for s in fresh.addressable_shards]
+    del fresh  # nobody else has it: its memory is free for the result
+    rows_per_core = shape[0] // new.topology.sparsecores
     for placement in stack.tables:
         source = place_of(old, placement.table).stack
         # Padding columns keep what is there; a slot narrower than the table has none.
-        columns = min(new.table(placement.table).embedding_dim, fresh.shape[1])
+        columns = min(new.table(placement.table).embedding_dim, shape[1])
         wanted = []
-        for shard, values in parts:
-            here = range(*shard.index[0].indices(fresh.shape[0]))
+        for rows, _, values in parts:
+            here = range(*rows.indices(shape[0]))
             cores = range(here.start // rows_per_core, here.stop // rows_per_core)
             found = moves(old, new, placement.table, cores)
             wanted += [_Copy(move, values[:, :columns], here.start) for move in found]
         _carry_out(saved(f"{source.name}.{field}"), columns, wanted)
-    return jax.make_array_from_single_device_arrays(
-        fresh.shape,
-        fresh.sharding,
-        [jax.device_put(values, shard.device) for shard, values in parts],
-    )
+    placed = [
+        jax.device_put(values, Format(layout, SingleDeviceSharding(device)))
+        for _, device, values in parts
+    ]
+    return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
 
 @dataclass(frozen=True, slots=True)

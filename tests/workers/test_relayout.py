@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kernels import (
@@ -175,6 +178,53 @@ def test_a_restore_under_another_plan(
     jax.tree.map(np.testing.assert_array_equal, padding, jax.device_get(fresh.tables))
     for name, variables in restored.tables.items():
         assert variables.table.sharding == fresh.tables[name].table.sharding
+
+
+@pytest.mark.parametrize("stacked", [True, False], ids=["same plan", "other plan"])
+def test_restored_tables_have_the_layout_that_is_wanted(stacked: bool, tmp_path: Path) -> None:
+    """As on TPUs, where the train step refuses tables in any layout but its own."""
+    specs = features((40, 20))
+    before, after = plan_of(specs, 2, 1, True), plan_of(specs, 2, 1, stacked)
+    saved = Checkpoints(tmp_path, About(before, "p"))
+    saved.save(1, state_of(before, specs, 1))
+    saved.close()
+    begin = state_of(after, specs, 2)
+    rows = jax.tree.leaves(begin.tables)[0].sharding
+    by_columns = Format(Layout(major_to_minor=(1, 0)), rows)
+    turned = jax.jit(lambda tables: tables, out_shardings=by_columns)(begin.tables)
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_columns), turned
+    )
+    other = Checkpoints(tmp_path, About(after, "p"))
+    restored = other.restore(
+        1, like(begin)._replace(tables=wanted), lambda: begin._replace(tables=turned)
+    )
+    other.close()
+    step = jax.jit(lambda tables: tables, in_shardings=by_columns)
+    jax.block_until_ready(step(restored.tables))
+
+
+def test_what_a_run_begins_with_makes_room_array_by_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = features((40, 20))
+    before, after = plan_of(specs, 2, 1, True), plan_of(specs, 2, 1, False)
+    saved = Checkpoints(tmp_path, About(before, "p"))
+    saved.save(1, state_of(before, specs, 1))
+    saved.close()
+    begin = dict(state_of(after, specs, 2).tables)
+    there = [weakref.ref(array) for array in jax.tree.leaves(begin)]
+    left = []
+    carry_out = relayout._carry_out
+
+    def counted(*arguments: Any) -> None:
+        left.append(sum(array() is not None for array in there))
+        carry_out(*arguments)
+
+    monkeypatch.setattr(relayout, "_carry_out", counted)
+    relayout.read_tables(tmp_path / "1" / "tables", before, after, begin)
+    assert left == [3, 2, 1, 0]
+    assert not begin
 
 
 def test_other_tables_are_refused(tmp_path: Path) -> None:
