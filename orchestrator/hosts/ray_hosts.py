@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.config import ClusterConfig
 from orchestrator.errors import HostError
@@ -102,6 +103,7 @@ class RayHosts:
         self._pending: dict[Any, tuple[int, _Asked]] = {}
         self._last_assignments: dict[int, Assignment] = {}
         self._spares: list[_Spare] = []
+        self._nodes: list[str] = []
         self._leases = 0
         self._here = ray.get_runtime_context().get_node_id()
         self._looker = ThreadPoolExecutor(4, thread_name_prefix="outside-stacks")
@@ -237,7 +239,10 @@ class RayHosts:
     def _fill_spares(self) -> None:
         """Start what is missing of the spare processes; not before there is work for the hosts."""
         while len(self._spares) < self._cluster.spares:
-            actor = self._make_actor_class().remote(self._factory, self._run, None)
+            actor_class = self._dealt_out(
+                self._make_actor_class(), len(self._spares), self._cluster.spares
+            )
+            actor = actor_class.remote(self._factory, self._run, None)
             self._spares.append(_Spare(actor, actor.warm.remote()))
 
     def _take_spare(self) -> Any:
@@ -255,6 +260,7 @@ class RayHosts:
 
     def _start(self, actor_class: Any, assignment: Assignment) -> Any:
         if self._place is None:
+            actor_class = self._dealt_out(actor_class, assignment.rank, assignment.hosts)
             return actor_class.remote(self._factory, self._run, assignment)
         place = self._place(assignment)
         actor_class = actor_class.options(**place.options)
@@ -270,9 +276,23 @@ class RayHosts:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        if sum(node["Alive"] for node in ray.nodes()) > 1:
+        self._nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        if len(self._nodes) > 1:
             options["scheduling_strategy"] = "SPREAD"
         return actor_class(options)
+
+    def _dealt_out(self, actor_class: Any, number: int, processes: int) -> Any:
+        """On which node one of so many processes is started, where they take no resources.
+
+        Ray spreads those that take some. One that takes none it leaves to any node, each of which
+        would begin with the same one. Neighbours in rank come to the same node.
+        """
+        takes = resources_of_host(self._cluster, self._run.devices_per_host)
+        if len(self._nodes) < 2 or takes:
+            return actor_class
+        node = self._nodes[number * min(len(self._nodes), processes) // processes]
+        strategy = NodeAffinitySchedulingStrategy(node, soft=True)
+        return actor_class.options(scheduling_strategy=strategy)
 
     def _ask_for_pulses(self) -> None:
         now = time.monotonic()
