@@ -200,6 +200,7 @@ def test_launcher_files_are_accepted_by_ray_and_agree_with_the_table(path: Path)
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     for start in (start for start in starts if "ray start" in start):
         assert "RAY_AUTH_MODE=token" in start
+        assert "EMBERAY_CACHE=/mnt/runs/cache" in start, "else each host compiles for itself"
     assert any("--dashboard-host=127.0.0.1" in start for start in starts)
     hosts = f"{topology.hosts_per_slice} hosts"
     assert hosts in path.read_text().partition("\n")[0]
@@ -249,6 +250,7 @@ def test_the_image_is_that_of_the_manifests_and_of_the_pinned_ray() -> None:
     assert f"-t {image()} ." in lines[1]
     assert f"FROM rayproject/ray:{pinned('ray')}-py312-cpu" in lines
     assert image().endswith(f":{project()['version']}")
+    assert "ENV EMBERAY_CACHE=/mnt/runs/cache" in lines, "else each pod compiles for itself"
 
 
 def test_the_storage_can_be_written_by_all_hosts() -> None:
