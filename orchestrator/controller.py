@@ -155,6 +155,8 @@ class Controller:
         now, views = self._now(), self._roster.views
         too_late = self._stop_by is not None and now >= self._stop_by
         leaves_well = isinstance(state, states.Training | states.Evaluating | states.Finishing)
+        # With raised limits, the hosts hold steps that are not saved yet.
+        leaves_well |= isinstance(state, states.Preparing) and state.holding
         if too_late or (self._stopping and not leaves_well):
             return self._end(events.Interrupted, states.Interrupted)
         if isinstance(state, states.Recovering):

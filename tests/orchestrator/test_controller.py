@@ -289,6 +289,24 @@ def test_a_stop_at_a_checkpoint_does_not_save_twice():
     assert run.world.committed == [30]
 
 
+def test_a_stop_while_limits_are_raised_saves_what_was_done():
+    run = simulate()
+    plans, raised = run.controller.plans, []
+
+    def outgrown(hosts, observed, *, step):
+        if step < 20 or raised:
+            return None
+        raised.append(plans.raised(hosts, observed, [], step=step, reason="squeezed"))
+        return raised[0]
+
+    plans.outgrown = outgrown
+    while not (isinstance(run.controller.state, states.Preparing) and run.controller.state.holding):
+        run.step()
+    run.controller.request_stop()
+    assert isinstance(run.to_end(), states.Interrupted)
+    assert run.controller.progress.step == run.world.committed[-1] == 20
+
+
 def test_a_stop_before_training_leaves_at_once():
     run = simulate()
     run.step()

@@ -153,6 +153,16 @@ def test_examples_and_errors_have_their_rows(data, tmp_path):
     assert json.loads(file.read_text())["row"] == 2
 
 
+def test_a_moment_that_is_not_a_number_is_never_held_out(tmp_path):
+    """Though the statistics of its row group, which pass over it, say that all of it is."""
+    moments = [1.0, 2.0, 3.0, 4.0, 10.0, float("nan"), 12.0, 13.0]
+    table = pa.table({"item": range(8), "at": moments})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
+    holdout = resolve_holdout(str(tmp_path), Holdout("time", "at", share=0.4))
+    assert items(tmp_path, "test", holdout).tolist() == [4, 6, 7]
+    assert items(tmp_path, "train", holdout).tolist() == [0, 1, 2, 3, 5]
+
+
 def test_what_does_not_go_together_is_refused(data, tmp_path):
     with pytest.raises(DataError, match=r"needs holdout.column"):
         Holdout("time")

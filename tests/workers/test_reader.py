@@ -99,6 +99,33 @@ def test_what_is_announced_is_loaded_in_that_order_as_far_as_it_fits() -> None:
     assert loaded == [4, 2, 9, 7]
 
 
+def test_a_failure_comes_to_all_who_wait() -> None:
+    go = threading.Event()
+
+    def load(number: int) -> Examples:
+        go.wait(10)
+        raise OSError("the storage is away")
+
+    cache = RowGroupCache(load, lambda _: 10, 30, threads=1)
+    failed: list[OSError] = []
+
+    def get() -> None:
+        with pytest.raises(OSError, match="away") as raised:
+            cache.get(0)
+        failed.append(raised.value)
+
+    threads = [threading.Thread(target=get, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 10
+    while cache._awaited[0] < 2 and time.monotonic() < end:
+        time.sleep(0.002)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(failed) == 2
+
+
 def test_a_failure_that_passes_is_tried_again() -> None:
     tried: list[int] = []
 

@@ -81,13 +81,15 @@ class RowGroupCache[RowGroup]:
         with self._changed:
             self._awaited[number] += 1
             try:
-                if number not in self._held and number not in self._loading:
+                if number not in self._loading:
                     self._failed.pop(number, None)
-                    self._needed.append(number)
-                    self._start_threads()
                 while number not in self._held:
                     if number in self._failed:
                         raise self._failed.pop(number)
+                    # Also if another user has taken the failure that this one waited for.
+                    if number not in self._loading and number not in self._needed:
+                        self._needed.append(number)
+                        self._start_threads()
                     self._changed.wait()
                 self._held.move_to_end(number)
                 return self._held[number]

@@ -124,6 +124,7 @@ def join(data: str, sides: Sequence[SideTable], output: str) -> Joined:
         folder.mkdir(parents=True)
         dataset = open_dataset(data, split)
         writer: pq.ParquetWriter | None = None
+        file = -1
         try:
             for number, group in enumerate(dataset.row_groups):
                 table = read_columns(group, dataset.schema.names).select(dataset.schema.names)
@@ -132,9 +133,10 @@ def join(data: str, sides: Sequence[SideTable], output: str) -> Joined:
                     table, missing = _with_side(table, side)
                     without[side.key] += missing
                 added = tuple(table.column_names[before:])
-                if writer is None or group.first_row // _ROWS_PER_FILE != rows // _ROWS_PER_FILE:
+                if writer is None or group.first_row // _ROWS_PER_FILE != file:
                     if writer is not None:
                         writer.close()
+                    file = group.first_row // _ROWS_PER_FILE
                     name = f"part-{number:05d}.parquet"
                     writer = pq.ParquetWriter(folder / name, table.schema, write_page_checksum=True)
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
