@@ -253,6 +253,13 @@ def test_the_image_is_that_of_the_manifests_and_of_the_pinned_ray() -> None:
     assert "ENV EMBERAY_CACHE=/mnt/runs/cache" in lines, "else each pod compiles for itself"
 
 
+def test_jobs_that_are_stopped_are_left_the_time_to_save() -> None:
+    grace = load_config().failures.preemption_grace
+    for path in (*LAUNCHERS, CONFIGS / "gke" / "Dockerfile"):
+        (seconds,) = re.findall(r"\bRAY_JOB_STOP_WAIT_TIME_S=(\d+)", path.read_text())
+        assert int(seconds) > grace, path
+
+
 def test_the_storage_can_be_written_by_all_hosts() -> None:
     claim = storage()
     assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")

@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.config import RunConfig
 from orchestrator.doctor.facts import DRIVER, Answer, ClusterFacts
+from orchestrator.machines import hosts_that_fit, resources_of_host
 from orchestrator.own_data import COLUMNS_PROGRAM
 from orchestrator.slices import intact_slices, what_is_missing
 from workers.errors import ProgramError
@@ -116,18 +117,16 @@ def missing_room(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> str:
     if topology is not None:
         there = len(intact_slices(nodes, topology))
         return "" if there >= topology.slices else what_is_missing(nodes, topology)
-    needs = {**cluster.resources_per_host, "CPU": cluster.num_cpus_per_host}
-    needs = {name: amount for name, amount in needs.items() if amount > 0}
+    needs = resources_of_host(cluster, config.devices_per_host)
     if not needs:
         return ""
-    places = sum(
-        int(min(node["Resources"].get(name, 0.0) / amount for name, amount in needs.items()))
-        for node in nodes
-        if node["Alive"]
-    )
+    apart = cluster.placement == "STRICT_SPREAD"
+    there = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    places = hosts_that_fit(there, needs, apart=apart)
     asked = ", ".join(f"{name}: {amount:g}" for name, amount in needs.items())
+    own = ", on nodes of their own" if apart else ""
     enough = places >= config.hosts
-    return "" if enough else f"there is room for {places} of {config.hosts} hosts with {asked}"
+    return "" if enough else f"there is room for {places} of {config.hosts} hosts with {asked}{own}"
 
 
 def _gather_from_nodes(config: RunConfig, questions: Questions) -> ClusterFacts:

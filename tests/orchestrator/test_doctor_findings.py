@@ -147,17 +147,24 @@ def test_a_job_must_be_left_time_to_save():
 
 
 def test_room_for_all_hosts():
-    def node(alive=True, **resources):
-        return {"Alive": alive, "Resources": resources}
+    nodes = [
+        {"NodeID": name, "Alive": name != "gone", "Resources": resources}
+        for name, resources in {
+            "a": {"CPU": 8.0, "disk": 1.0},
+            "b": {"CPU": 3.0},
+            "gone": {"CPU": 64.0},
+        }.items()
+    ]
 
-    def room(nodes, **cluster):
+    def room(**cluster):
         return missing_room(make_config({"hosts": 3, "cluster": cluster}), nodes)
 
-    nodes = [node(CPU=8.0, disk=1.0), node(CPU=3.0), node(alive=False, CPU=64.0)]
-    assert room(nodes) == ""
-    assert room(nodes, num_cpus_per_host=3.0) == ""
-    short = room(nodes, num_cpus_per_host=3.0, resources_per_host={"disk": 0.5})
-    assert short == "there is room for 2 of 3 hosts with disk: 0.5, CPU: 3"
+    assert room() == ""
+    assert room(num_cpus_per_host=3.0) == ""
+    short = room(num_cpus_per_host=3.0, resources_per_host={"disk": 0.5})
+    assert short == "there is room for 2 of 3 hosts with CPU: 3, disk: 0.5"
+    apart = room(accelerator="cpu", num_cpus_per_host=3.0, placement="STRICT_SPREAD")
+    assert apart == "there is room for 2 of 3 hosts with CPU: 3, on nodes of their own"
     sliced = make_config({"cluster": {"topology": "v6e-4"}, "batch_size": 64})
     assert "ray.io/tpu-pod-type" in missing_room(sliced, nodes)
     assert only(missing="no room").check == "room"
