@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from workers import protocol
 from workers.data.dataset import check_dataset, open_dataset, read_row_group
 from workers.data.examples import Schema
-from workers.data.quarantine import Quarantine, apply_to_good_rows, quarantined_rows
+from workers.data.quarantine import BadRow, Quarantine, apply_to_good_rows, quarantined_rows
 from workers.data.reader import ExampleReader
 from workers.data.transforms import Ids, Number, Tags
 from workers.errors import DataError
@@ -200,3 +201,15 @@ def test_a_run_leaves_bad_rows_out_and_moves_no_other(data: Path, tmp_path: Path
     assert (told[0][2], told[1][2]) == (2 * 56, 2 * 60)
     assert quarantined_rows(tmp_path / "bad" / "quarantine") == 4
     assert not (tmp_path / "good" / "quarantine").exists()
+
+
+def test_hosts_that_read_the_same_row_group_may_write_it_down_at_once(tmp_path: Path) -> None:
+    """Also those with the same process id, as in containers."""
+    quarantine = Quarantine(tmp_path / "quarantine", 10)
+    bad = [BadRow(3, "item", "null", values={"item": None})]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(50):
+            both = [pool.submit(quarantine.add, "part-0.parquet", 0, bad) for _ in range(2)]
+            assert [one.result() for one in both] == [None, None]
+    (file,) = quarantine.folder.iterdir()
+    assert quarantined_rows(file.parent) == 1

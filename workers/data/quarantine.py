@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -144,7 +144,7 @@ class Quarantine:
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / _name_for(file, row_group, split)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         partial.write_text("".join(lines), encoding="utf-8")
         partial.replace(target)
         found = quarantined_rows(self.folder)
