@@ -21,13 +21,15 @@ from orchestrator.config_loading import load_config
 from orchestrator.data_commands import add_data_commands
 from orchestrator.doctor_command import add_doctor_command, run_doctor_command
 from orchestrator.errors import BAD_INPUT, ConfigError
+from orchestrator.export_command import add_export_command
 from orchestrator.plan_command import add_plan_command, run_plan_command
+from orchestrator.predict_command import add_predict_command
 from orchestrator.report_command import add_report_command
 from orchestrator.table_commands import add_table_commands
+from workers.redaction import hide_addresses
 
 __all__ = ["main"]
 
-from workers.redaction import hide_addresses
 _FINISHED, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -108,6 +110,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, ...]:
     add_data_commands(commands)
     add_table_commands(commands)
     add_report_command(commands)
+    add_predict_command(commands)
+    add_export_command(commands)
     return parser, train, compiling, planning, doctoring
 
 

@@ -12,7 +12,9 @@ from workers.protocol import RunSpec
 __all__ = ["open_hosts"]
 
 
-def open_hosts(run: RunSpec, config: RunConfig, stack: ExitStack) -> HostGroup:
+def open_hosts(
+    run: RunSpec, config: RunConfig, stack: ExitStack, factory: str = "workers.host:Host"
+) -> HostGroup:
     """Connect to a cluster, or start one, and make a group that can launch the run's hosts.
 
     Another kind of cluster is one more ``HostGroup`` (see ``orchestrator.hosts.interface``), chosen
@@ -22,6 +24,7 @@ def open_hosts(run: RunSpec, config: RunConfig, stack: ExitStack) -> HostGroup:
         run: What every host is told.
         config: The run's configuration; ``cluster`` says where.
         stack: Closes the group, then the cluster.
+        factory: ``module:callable`` that makes a host of a run, an assignment and an address.
 
     Raises:
         ClusterError: The cluster cannot be reached or started.
@@ -35,9 +38,9 @@ def open_hosts(run: RunSpec, config: RunConfig, stack: ExitStack) -> HostGroup:
     cluster, interval = config.cluster, config.failures.pulse_interval
     topology = cluster.slice_topology
     if topology is not None:
-        group = SliceHosts(run, cluster, topology, pulse_interval=interval)
+        group = SliceHosts(run, cluster, topology, pulse_interval=interval, factory=factory)
     else:
         kind = GangHosts if cluster.is_gang else RayHosts
-        group = kind(run, cluster, pulse_interval=interval)
+        group = kind(run, cluster, pulse_interval=interval, factory=factory)
     stack.callback(group.close)
     return group

@@ -8,7 +8,8 @@ from typing import Any
 
 from orchestrator.errors import HostError
 from orchestrator.hosts.interface import Answered, Died, Held, Observation, PulseSeen, Raised
-from workers.protocol import Hello, Pulse, Reply
+from workers.prediction_protocol import HostReply
+from workers.protocol import Hello, Pulse
 
 __all__ = ["HostView", "Roster"]
 
@@ -26,7 +27,7 @@ class HostView:
     pulse: Pulse | None = None
     heard_at: float | None = None
     """When the host was last heard of: its hello, or its newest pulse."""
-    reply: Reply | None = None
+    reply: HostReply | None = None
     """Its answer to the command it was last sent."""
     error: Exception | None = None
     traceback: str = ""

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from kernels import EmbeddingPlan, FeatureSpec
 from workers.agreed_batches import AgreedBatches
 from workers.data.examples import Examples
-from workers.data.order import RowOrder
+from workers.data.order import Order
 from workers.data.reader import ExampleReader
 from workers.encoding import EncodedBatch, encode, observe
 from workers.mesh import spread
@@ -63,14 +63,14 @@ class RawBatch:
     global_examples: int
 
 
-def slots_of(order: RowOrder, rank: int, hosts: int) -> tuple[int, int]:
+def slots_of(order: Order, rank: int, hosts: int) -> tuple[int, int]:
     """The slots [first, last) of every global batch that are a host's."""
     share = order.batch_size // hosts
     return rank * share, (rank + 1) * share
 
 
 def raw_batches(
-    order: RowOrder, reader: ExampleReader, slots: tuple[int, int], first: int, last: int
+    order: Order, reader: ExampleReader, slots: tuple[int, int], first: int, last: int
 ) -> Iterator[RawBatch]:
     """This host's share of the steps [first, last) of a run.
 
@@ -100,7 +100,7 @@ def raw_batches(
 
 
 def _chunks(
-    order: RowOrder, slots: tuple[int, int], first: int, last: int
+    order: Order, slots: tuple[int, int], first: int, last: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """First step and row ids, int64 ``[steps, slots]``, of steps that are fetched together."""
     step = first
@@ -173,7 +173,7 @@ class BatchSource:
 
     def __init__(
         self,
-        order: RowOrder,
+        order: Order,
         reader: ExampleReader,
         rank: int,
         plan: EmbeddingPlan,

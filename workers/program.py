@@ -109,6 +109,9 @@ class Program:
         prepare_data: Prepares the program's own data and returns where it is; None if it has none.
         ranking: Has evaluations tell recall@k and NDCG@k; None does not. It changes nothing in
             training, so it may differ when a run is resumed.
+        scoring: Method of the model that predictions and exports ask, where the model itself looks
+            at other samples of the batch too: see ``workers.scoring``. It changes nothing in
+            training.
         positive: What of the label counts as 1, where it is not 0 or 1: see ``Schema``.
     """
 
@@ -123,6 +126,7 @@ class Program:
     prepare_data: Callable[[], Path | str] | None = None
     positive: float | str | None = None
     ranking: Ranking | None = None
+    scoring: str = "__call__"
 
     def __post_init__(self) -> None:
         tables = {table.name: table for table in self.tables}

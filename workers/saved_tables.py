@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import tensorstore as ts
 
 from kernels import EmbeddingPlan, TableSpec
 from workers.checkpoint import committed_steps
+from workers.checksums import verify_files
 from workers.errors import CheckpointError, DataError
 from workers.program import Program
 from workers.relayout import open_arrays, place_of
@@ -83,7 +85,7 @@ class TableFigures:
 
 
 class SavedTables:
-    """The tables of one checkpoint.
+    """The tables of one checkpoint, and the model that goes with them.
 
     Args:
         run_folder: The run's folder.
@@ -106,8 +108,8 @@ class SavedTables:
         self.step = steps[-1] if step is None else step
         place = folder / str(self.step)
         try:
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-                about: dict[str, Any] = reader.restore(place / "about")
+            # As Orbax writes it; its own reader would start a backend of JAX.
+            about: dict[str, Any] = json.loads((place / "about" / "metadata").read_text())
             self.plan = EmbeddingPlan.from_json(about["plan"])
             self._open = open_arrays(place / "tables")
         except (OSError, ValueError, KeyError) as error:
@@ -118,6 +120,7 @@ class SavedTables:
                 f"(fingerprint {about['program']}, now {program.fingerprint()}): go back to the "
                 "code it was trained with"
             )
+        self.folder = place
         self._specs = {table.name: table for table in program.tables}
 
     @property
@@ -132,17 +135,90 @@ class SavedTables:
             DataError: There is no such table.
             CheckpointError: It cannot be read.
         """
-        if name not in self._specs:
-            raise DataError(f"there is no table '{name}'; there are {', '.join(self._specs)}")
+        self.shape(name)
         spec = self._specs[name]
+        rows = self.rows(name)
         try:
-            rows = self._array(spec, "table")
-            trained = self._trained(spec)
+            return SavedTable(name, rows, self._trained(spec))
         except ValueError as error:
             raise CheckpointError(
                 f"table '{name}' of checkpoint {self.step} cannot be read: {error}"
             ) from error
-        return SavedTable(name, rows, trained)
+
+    def rows(self, name: str) -> np.ndarray:
+        """The rows of a table alone, ``[vocabulary_size, embedding_dim]``.
+
+        Raises:
+            CheckpointError: They cannot be read.
+        """
+        try:
+            return self._array(self._specs[name], "table")
+        except ValueError as error:
+            raise CheckpointError(
+                f"table '{name}' of checkpoint {self.step} cannot be read: {error}"
+            ) from error
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a table.
+
+        Raises:
+            DataError: There is no such table.
+        """
+        if name not in self._specs:
+            raise DataError(f"there is no table '{name}'; there are {', '.join(self._specs)}")
+        return self._specs[name].vocabulary_size, self._specs[name].embedding_dim
+
+    def dtype(self, name: str) -> np.dtype:
+        """Type of the values of a table.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        try:
+            stack = place_of(self.plan, name).stack.name
+            return np.dtype(self._open(f"{stack}.table").dtype.numpy_dtype)
+        except ValueError as error:
+            raise CheckpointError(
+                f"table '{name}' of checkpoint {self.step} cannot be read: {error}"
+            ) from error
+
+    def verify(self, share: int = 0, shares: int = 1) -> None:
+        """Compare a share of the checkpoint's files with their checksums.
+
+        Raises:
+            CheckpointError: A file is damaged or missing.
+        """
+        verify_files(self.folder, share, shares)
+
+    def parameters(self, like: Any) -> Any:
+        """The model's parameters as numpy arrays.
+
+        Args:
+            like: Their shapes and types, in the structure that they are wanted in.
+
+        Raises:
+            CheckpointError: They cannot be read, or are of another model.
+        """
+        place = self.folder / "dense"
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                tree = reader.metadata(place).item_metadata.tree
+                numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+                found = reader.restore(place, args=ocp.args.PyTreeRestore(restore_args=numpy))
+        except Exception as error:
+            raise CheckpointError(f"checkpoint '{place}' cannot be read: {error}") from error
+        arrays = _by_path(found.get("parameters") or {})
+        wanted = _by_path(like)
+        shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+        held = {name: tuple(array.shape) for name, array in arrays.items()}
+        if shapes != held:
+            name = next(n for n in {**shapes, **held} if shapes.get(n) != held.get(n))
+            raise CheckpointError(
+                f"checkpoint '{place}' holds another model: parameter {name} has the shape "
+                f"{held.get(name)} there, and {shapes.get(name)} in the program; go back to the "
+                "code and the parameters it was trained with"
+            )
+        return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
 
     def _array(self, spec: TableSpec, field: str) -> np.ndarray:
         """A field of the table's stack, in the rows and columns that are the table's."""
@@ -171,6 +247,14 @@ class SavedTables:
 def _names_of(slots: Any) -> Sequence[str]:
     """Names of slot variables in a checkpoint: those of a named tuple, or numbers."""
     return getattr(slots, "_fields", [str(place) for place in range(len(slots))])
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by the names on the way to them."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def nearest_rows(table: SavedTable, row: int, count: int) -> list[tuple[int, float]]:

@@ -9,9 +9,7 @@ Row ``id`` of an array is the row of that id.
 
 from __future__ import annotations
 
-import json
 import shutil
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.errors import DataError
+from workers.safetensors import Stored, write_safetensors
 from workers.saved_tables import SavedTable, SavedTables
 from workers.table_keys import RowKeys
 
@@ -29,7 +28,6 @@ __all__ = ["FORMATS", "export_tables"]
 type Format = Literal["parquet", "numpy", "safetensors"]
 FORMATS = ("parquet", "numpy", "safetensors")
 
-_SAFETENSORS_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _ROW_GROUP_ROWS = 1 << 16
 
 
@@ -62,7 +60,14 @@ def export_tables(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     if kind == "safetensors":
-        _write_safetensors(draft / "tables.safetensors", tables, names)
+        arrays = {
+            name: Stored(
+                tables.dtype(name), tables.shape(name), lambda name=name: tables.rows(name)
+            )
+            for name in names
+        }
+        step = {"step": str(tables.step)}
+        write_safetensors(draft / "tables.safetensors", arrays, step)
     for name in names:
         saved = tables.read(name)
         described = _described(saved, keys(name))
@@ -95,27 +100,3 @@ def _described(saved: SavedTable, keys: RowKeys) -> pa.Table:
 def _as_lists(rows: np.ndarray) -> pa.FixedSizeListArray:
     values = rows.astype(np.float32) if rows.dtype.name == "bfloat16" else rows
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), rows.shape[1])
-
-
-def _write_safetensors(file: Path, tables: SavedTables, names: Sequence[str]) -> None:
-    """A header of 8 bytes of length and JSON, then the arrays, little-endian, one after another.
-
-    The format of https://github.com/huggingface/safetensors. Tables are read twice, so that only
-    one is in memory.
-    """
-    header: dict[str, Any] = {"__metadata__": {"step": str(tables.step)}}
-    begin = 0
-    for name in names:
-        rows = tables.read(name).rows
-        kind = _SAFETENSORS_TYPES.get(rows.dtype.name)
-        if kind is None:
-            raise DataError(f"table '{name}' holds {rows.dtype}, which safetensors are not for")
-        end = begin + rows.nbytes
-        header[name] = {"dtype": kind, "shape": list(rows.shape), "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            out.write(np.ascontiguousarray(tables.read(name).rows).tobytes())

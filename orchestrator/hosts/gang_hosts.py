@@ -33,7 +33,8 @@ from orchestrator.machines import (
     what_is_missing,
 )
 from orchestrator.slices import Place
-from workers.protocol import Assignment, Command, RunSpec
+from workers.prediction_protocol import HostCommand
+from workers.protocol import Assignment, RunSpec
 
 __all__ = ["GangHosts"]
 
@@ -89,7 +90,7 @@ class GangHosts:
             return []
         return self._hosts.poll(timeout)
 
-    def send(self, command: Command) -> None:
+    def send(self, command: HostCommand) -> None:
         """See ``HostGroup.send``."""
         self._hosts.send(command)
 

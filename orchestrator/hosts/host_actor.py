@@ -20,7 +20,8 @@ import psutil
 
 from kernels.errors import EmberayError
 from orchestrator.errors import HostError
-from workers.protocol import Assignment, Command, Hello, Pulse, Reply, RunSpec
+from workers.prediction_protocol import HostCommand, HostReply
+from workers.protocol import Assignment, Hello, Pulse, RunSpec
 from workers.redaction import RedactedStream, Redactor
 from workers.stacks import stacks_of_threads
 
@@ -34,7 +35,7 @@ class HostLike(Protocol):
         """Who the host is."""
         ...
 
-    def execute(self, command: Command) -> Reply:
+    def execute(self, command: HostCommand) -> HostReply:
         """Do what is told, and return when it is done."""
         ...
 
@@ -63,7 +64,7 @@ class HostLike(Protocol):
 class Outcome:
     """How a command ended: one of ``reply`` and ``error`` is set."""
 
-    reply: Reply | None = None
+    reply: HostReply | None = None
     error: Exception | None = None
     traceback: str = ""
 
@@ -106,7 +107,7 @@ class HostActor:
 
         return _outcome(make)
 
-    def execute(self, command: Command) -> Outcome:
+    def execute(self, command: HostCommand) -> Outcome:
         """Let the host do what is told."""
         host = self._host
         if host is None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from workers.protocol import Assignment, Command, Pulse, Reply
+from workers.prediction_protocol import HostCommand, HostReply
+from workers.protocol import Assignment, Pulse
 
 __all__ = [
     "Answered",
@@ -28,7 +29,7 @@ class Answered:
     """A host has done what it was told, or started (``Hello``)."""
 
     rank: int
-    reply: Reply
+    reply: HostReply
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class HostGroup(Protocol):
         """
         ...
 
-    def send(self, command: Command) -> None:
+    def send(self, command: HostCommand) -> None:
         """Send every host the same command. Each answers once, raises or dies."""
         ...
 

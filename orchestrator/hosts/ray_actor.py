@@ -14,7 +14,8 @@ import ray
 from orchestrator.hosts.host_actor import HostActor, Outcome
 from orchestrator.hosts.interface import Held
 from orchestrator.slices import set_environment
-from workers.protocol import Assignment, Command, Hello, Pulse, RunSpec
+from workers.prediction_protocol import HostCommand
+from workers.protocol import Assignment, Hello, Pulse, RunSpec
 
 __all__ = ["actor_class", "host_environment"]
 
@@ -77,7 +78,7 @@ def actor_class(options: dict[str, Any]) -> Any:
                 outcome = replace(outcome, reply=replace(outcome.reply, node=self._node))
             return outcome
 
-        def execute(self, command: Command) -> Outcome:
+        def execute(self, command: HostCommand) -> Outcome:
             return _present(self._actor).execute(command)
 
         @ray.method(concurrency_group="pulse")

@@ -37,7 +37,8 @@ from orchestrator.hosts.processes import (
 from orchestrator.hosts.ray_actor import actor_class, host_environment
 from orchestrator.machines import resources_of_host
 from orchestrator.slices import Place
-from workers.protocol import Assignment, Command, Hello, RunLease, RunSpec
+from workers.prediction_protocol import HostCommand
+from workers.protocol import Assignment, Hello, RunLease, RunSpec
 
 __all__ = ["RayHosts", "host_environment"]
 
@@ -122,7 +123,7 @@ class RayHosts:
             self._last_assignments[assignment.rank] = assignment
             self._pending[actor.start.remote(assignment)] = (assignment.rank, "command")
 
-    def send(self, command: Command) -> None:
+    def send(self, command: HostCommand) -> None:
         """See ``HostGroup.send``."""
         shared = ray.put(command)
         for rank, member in self._members.items():

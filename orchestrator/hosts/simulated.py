@@ -36,6 +36,7 @@ from orchestrator.hosts.simulated_world import (
 )
 from workers import protocol
 from workers.errors import NonFiniteLoss
+from workers.prediction_protocol import HostCommand
 from workers.protocol import Assignment, Command, Observed, Reply
 
 __all__ = ["SimulatedHosts"]
@@ -104,7 +105,7 @@ class SimulatedHosts:
             lambda rank: protocol.Hello(rank, 1000 + rank, f"node-{rank}", f"10.0.0.{rank}:1"),
         )
 
-    def send(self, command: Command) -> None:
+    def send(self, command: HostCommand) -> None:
         """See ``HostGroup.send``."""
         if self._unanswered:
             raise RuntimeError(f"{type(command).__name__} sent before all hosts have answered")

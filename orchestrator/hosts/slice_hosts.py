@@ -41,7 +41,8 @@ from orchestrator.slices import (
     what_is_missing,
 )
 from orchestrator.topology import SliceTopology
-from workers.protocol import Assignment, Command, RunSpec
+from workers.prediction_protocol import HostCommand
+from workers.protocol import Assignment, RunSpec
 
 __all__ = ["SliceHosts"]
 
@@ -118,7 +119,7 @@ class SliceHosts:
             return []
         return self._hosts.poll(timeout)
 
-    def send(self, command: Command) -> None:
+    def send(self, command: HostCommand) -> None:
         """See ``HostGroup.send``."""
         self._hosts.send(command)
 

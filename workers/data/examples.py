@@ -69,14 +69,15 @@ class Schema:
     Attributes:
         features: (feature name, transform) of the embedding features.
         dense: Transforms of the dense features, in order.
-        label: Column of the label, 0 or 1 (integers, floats or booleans).
+        label: Column of the label, 0 or 1 (integers, floats or booleans); None reads none, and
+            labels are 0.
         positive: Where given, other labels are taken too: a number of at least this counts as 1,
             or a string that is this; all others count as 0.
     """
 
     features: tuple[tuple[str, IdTransform], ...]
     dense: tuple[DenseTransform, ...]
-    label: str
+    label: str | None
     positive: float | str | None = None
 
     @property
@@ -84,7 +85,7 @@ class Schema:
         """All columns that are read."""
         transforms = [transform for _, transform in self.features]
         read = [column for t in (*transforms, *self.dense) for column in t.columns]
-        return frozenset([self.label, *read])
+        return frozenset(read if self.label is None else [self.label, *read])
 
     @property
     def nullable(self) -> frozenset[str]:
@@ -102,6 +103,8 @@ class Schema:
                 raise DataError(f"feature '{name}': {error}") from error
         for transform in self.dense:
             transform.check(schema)
+        if self.label is None:
+            return
         try:
             if isinstance(self.positive, str):
                 expect(schema, self.label, is_text, "strings (as positive is one)")
@@ -137,6 +140,8 @@ class Schema:
         )
 
     def _labels(self, table: pa.Table) -> np.ndarray:
+        if self.label is None:
+            return np.zeros(table.num_rows, np.float32)
         if isinstance(self.positive, str):
             column, _ = column_of(table, self.label)
             words = column.cast(pa.large_string()).to_numpy()

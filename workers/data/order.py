@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from workers.errors import DataError
 
-__all__ = ["PADDING_ROW", "RowOrder", "default_logical_shards"]
+__all__ = ["PADDING_ROW", "Order", "RowOrder", "default_logical_shards"]
 
 PADDING_ROW = -1
 """Row id of a slot that holds no row."""
@@ -44,6 +45,34 @@ def _permutation(size: int, *key: int) -> np.ndarray:
     """
     raw = np.random.Philox(np.random.SeedSequence(key)).random_raw(size)
     return np.argsort(np.asarray(raw, dtype=np.uint64), kind="stable")
+
+
+class Order(Protocol):
+    """What batches are made by: see ``RowOrder``, the order that runs have."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per global batch."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in which every row comes once."""
+        ...
+
+    def position(self, step: int) -> tuple[int, int]:
+        """Epoch and step within it of a step, both from 0."""
+        ...
+
+    def examples_of(self, step: int) -> int:
+        """Rows in the global batch of a step of an epoch."""
+        ...
+
+    def batches(
+        self, epoch: int, first: int, last: int, slots: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Row ids of the steps [first, last) of an epoch, int64 ``[last - first, slots]``."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+import pyarrow as pa
+
 from workers.data import dataset, splitting, synthetic
 from workers.data.click_truth import BestPossible
 from workers.data.dataset import Dataset, RowGroup
@@ -16,7 +18,14 @@ from workers.data.holdout import Holdout
 from workers.data.quarantine import Quarantine
 from workers.errors import DataError
 
-__all__ = ["best_of", "check_dataset", "has_split", "open_dataset", "read_row_group"]
+__all__ = [
+    "best_of",
+    "check_dataset",
+    "has_split",
+    "open_dataset",
+    "read_columns",
+    "read_row_group",
+]
 
 
 def open_dataset(
@@ -91,6 +100,17 @@ def read_row_group(
     if synthetic.is_synthetic(group.file):
         return synthetic.read_synthetic(group, schema)
     return dataset.read_row_group(group, schema, quarantine)
+
+
+def read_columns(group: RowGroup, columns: Collection[str]) -> pa.Table:
+    """Read, or make, some columns of one row group, in the order of their names.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    if synthetic.is_synthetic(group.file):
+        return synthetic.synthetic_table(group).select(sorted(columns))
+    return dataset.read_columns(group, columns).select(sorted(columns))
 
 
 def best_of(path: str | Path) -> BestPossible | None:

@@ -36,6 +36,7 @@ __all__ = [
     "is_synthetic",
     "open_synthetic",
     "read_synthetic",
+    "synthetic_table",
 ]
 
 HOURS = 24
@@ -233,6 +234,12 @@ def check_synthetic(data: Dataset, schema: Schema) -> None:
         raise DataError(f"data '{data.path}', split '{data.split}': {error}") from error
 
 
+def synthetic_table(group: RowGroup) -> pa.Table:
+    """All columns of one shard."""
+    address, _, split = str(group.file).rpartition("/")
+    return ClickLog.parse(address).table(split, group.index, group.rows)
+
+
 def read_synthetic(group: RowGroup, schema: Schema) -> Examples:
     """Make one shard and transform it.
 
@@ -240,7 +247,7 @@ def read_synthetic(group: RowGroup, schema: Schema) -> Examples:
         DataError: The schema does not suit the values.
     """
     address, _, split = str(group.file).rpartition("/")
-    table = ClickLog.parse(address).table(split, group.index, group.rows)
+    table = synthetic_table(group)
     try:
         return schema.apply(table.select(sorted(schema.columns)))
     except InvalidValue as error:

@@ -56,12 +56,12 @@ class SequenceModel(nn.Module):
         keys = nn.Dense(self.heads * item.shape[-1], name="keys")(past + place)
         keys = keys.reshape(*past.shape[:2], self.heads, -1)
         queries = nn.Dense(self.heads * item.shape[-1], name="queries")(item)
-        queries = queries.reshape(len(item), self.heads, -1)
+        queries = queries.reshape(item.shape[0], self.heads, -1)
         scores = jnp.einsum("nphw,nhw->nhp", keys, queries) / jnp.sqrt(item.shape[-1])
         weights = jax.nn.softmax(jnp.where(held[:, None], scores, -1e9), axis=-1)
         # Nothing, where there is no past: softmax would spread over the padding.
         weights = jnp.where(held[:, None], weights, 0.0)
-        interest = jnp.einsum("nhp,npw->nhw", weights, past).reshape(len(item), -1)
+        interest = jnp.einsum("nhp,npw->nhw", weights, past).reshape(item.shape[0], -1)
         others = {name: rows for name, rows in activations.items() if name != "history"}
         return RankingModel(2, None, self.hidden, name="ranking")(
             {**others, "interest": interest}, dense

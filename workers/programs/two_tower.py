@@ -65,6 +65,11 @@ class TwoTowers(nn.Module):
         """What the items are, ``[n, width + 1]``, the last how popular they are."""
         return self.item_tower(activations["item"])
 
+    def score(self, activations: Mapping[str, jax.Array], dense: jax.Array) -> jax.Array:
+        """How well each row's item suits its user, ``[n]``: what candidates are ranked by."""
+        del dense
+        return jnp.sum(self.queries(activations) * self.candidates(activations), axis=-1)
+
     def rank(
         self, activations: Mapping[str, jax.Array], dense: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -163,5 +168,6 @@ def program(
         optimizer=optax.adam(optax.linear_schedule(learning_rate, 0.0, total_steps)),
         loss=ClickedRows(),
         ranking=Ranking(tuple(cutoffs)),
+        scoring="score",
         prepare_data=lambda: log.address,
     )

@@ -1,0 +1,264 @@
+"""``predict``: every row once, as an evaluation sees it, whatever comes in between."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kernels import EmbeddingPlan
+from kernels.errors import LimitsExceeded, Overflow
+from orchestrator import predicting
+from orchestrator.cli import main
+from orchestrator.errors import ConfigError, RunFailed
+from orchestrator.predict_settings import predict_settings
+from orchestrator.predicting import Predictions, predict
+from orchestrator.prediction_run import Interrupted
+from tests.trained_run import open_here, train_here
+from workers.errors import DataError
+from workers.prediction_files import whole_parts
+from workers.prediction_protocol import Predict
+from workers.protocol import Prepare
+
+ROWS = 500
+FEATURES = {
+    "user": {"kind": "ids", "rows": 50},
+    "shop": {"kind": "hashed", "rows": 64},
+    "city": {"kind": "vocabulary", "values": ["Rome", "Oslo"]},
+    "tags": {"kind": "list", "of": "hashed", "rows": 64, "most": 3, "separator": "|"},
+}
+
+
+def rows_of(seed: int, rows: int = ROWS) -> pa.Table:
+    r = np.random.default_rng(seed)
+    user = r.integers(0, 40, rows)
+    return pa.table(
+        {
+            "key": [f"row {n}" for n in range(rows)],
+            "user": user,
+            "shop": [f"shop {n}" for n in r.integers(0, 30, rows)],
+            "city": [["Rome", "Oslo", "Lima"][n] for n in r.integers(0, 3, rows)],
+            "tags": ["|".join(f"t{n}" for n in range(row % 4)) for row in range(rows)],
+            "price": r.uniform(0, 3, rows),
+            "label": (user + r.integers(0, 20, rows) > 30).astype(int),
+        }
+    )
+
+
+@dataclass
+class Trained:
+    folder: Path
+    data: Path
+    figures: dict[int, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    base = tmp_path_factory.mktemp("predict")
+    for split, seed in (("train", 0), ("test", 1)):
+        (base / "data" / split).mkdir(parents=True)
+        table = rows_of(seed)
+        pq.write_table(table.slice(0, 300), base / "data" / split / "a.parquet", row_group_size=70)
+        pq.write_table(table.slice(300), base / "data" / split / "b.parquet")
+    figures = train_here(
+        base / "run",
+        (4, 6),
+        program="workers.programs.columns:program",
+        parameters={
+            "label": "label",
+            "features": FEATURES,
+            "numbers": {"price": {"mean": 1.5}},
+            "embedding_dim": 8,
+        },
+        data=str(base / "data"),
+        batch_size=64,
+        failures={"grace": 0.0, "restart_delay": 0.0, "max_restarts": 2},
+    )
+    return Trained(base / "run", base / "data", figures)
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Predicts with these words, in this process."""
+
+    def predict_here(*words: str, disturb: Any = lambda command: None) -> Predictions:
+        monkeypatch.setattr(predicting, "open_hosts", open_here(disturb))
+        settings, config = predict_settings(trained.folder, words)
+        return predict(trained.folder, settings, config, say=lambda line: None)
+
+    return predict_here
+
+
+def test_every_row_once_as_the_evaluation_sees_it(trained, run, tmp_path):
+    made = run(f"out={tmp_path / 'out'}", "split=test", "part_rows=170", "keep=key,label")
+    assert (made.rows, made.parts, made.step, made.kept_parts) == (ROWS, 3, 6, 0)
+    names = sorted(file.name for file in made.folder.iterdir())
+    assert names == ["_predictions.json", *(f"part-{n:06d}.parquet" for n in range(3))]
+    assert [pq.read_metadata(made.folder / name).num_rows for name in names[1:]] == [170, 170, 160]
+    found = pq.read_table(made.folder)
+    assert found.column_names == ["key", "label", "logit", "prediction"]
+    assert found["key"].to_pylist() == [f"row {n}" for n in range(ROWS)]
+    labels, logits = found["label"].to_numpy(), found["logit"].to_numpy().astype(float)
+    losses = np.logaddexp(0, logits) - labels * logits
+    assert losses.mean() == pytest.approx(trained.figures[6]["loss"], rel=1e-5)
+    assert found["prediction"].to_numpy() == pytest.approx(1 / (1 + np.exp(-logits)), rel=1e-5)
+    assert len(np.unique(logits)) > 100
+    again = run(f"out={tmp_path / 'out'}", "split=test", "part_rows=170", "keep=key,label")
+    assert (again.kept_parts, again.seconds) == (3, 0.0)
+    with pytest.raises(ConfigError, match="exists already"):
+        run(f"out={tmp_path / 'out'}", "split=train", "part_rows=170", "keep=key,label")
+
+
+def test_data_without_labels_in_another_order_and_batch(run, trained, tmp_path):
+    whole = run(f"out={tmp_path / 'whole'}", "split=test")
+    order = np.random.default_rng(2).permutation(ROWS)
+    table = rows_of(1).drop_columns(["label"])
+    # More than the model has seen: an id and strings without rows of their own in training.
+    pq.write_table(table.take(pa.array(order)), tmp_path / "new.parquet", row_group_size=99)
+    other = run(
+        *(f"out={tmp_path / 'out'}", f"data={tmp_path / 'new.parquet'}", "keep=[key]"),
+        *("batch_size=128", "part_rows=99"),
+    )
+    found = pq.read_table(other.folder)
+    assert found["key"].to_pylist() == [f"row {n}" for n in order]
+    logits = pq.read_table(whole.folder)["logit"].to_numpy()
+    np.testing.assert_allclose(found["logit"].to_numpy(), logits[order], rtol=1e-5, atol=1e-6)
+
+
+def test_checkpoints_are_chosen(run, trained, tmp_path):
+    steps = {
+        word: run(f"out={tmp_path / word}", "split=test", f"step={word}").step
+        for word in ("newest", "best", "4")
+    }
+    best = max(trained.figures, key=lambda step: trained.figures[step]["auc"])
+    assert steps == {"newest": 6, "best": best, "4": 4}
+    old, new = (pq.read_table(tmp_path / word)["logit"].to_numpy() for word in ("4", "newest"))
+    assert np.abs(old - new).max() > 1e-3
+    for word, said in (("5", "no checkpoint of step 5; .*4, 6"), ("last", "newest, best, or")):
+        with pytest.raises(ConfigError, match=said):
+            run(f"out={tmp_path / 'x'}", "split=test", f"step={word}")
+
+
+def test_it_goes_on_where_it_was_ended(run, trained, tmp_path):
+    words = (f"out={tmp_path / 'out'}", "split=test", "part_rows=100", "keep=key")
+    draft = tmp_path / ".out.predicting"
+    seen: list[int] = []
+
+    def kill(command: Any) -> None:
+        if isinstance(command, Predict):
+            seen.extend(command.parts)
+            if 2 in command.parts:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(*words, disturb=kill)
+    assert seen == [0, 1, 2] and not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match=r"other predictions \(keep was"):
+        run(*words[:-1])
+    # A damaged part, as a disk may leave it, and a draft of a process that was killed.
+    (draft / "part-000001.parquet").write_bytes(b"PAR1")
+    (draft / ".part-000003.parquet.7.partial").write_bytes(b"")
+    assert whole_parts(draft, dict.fromkeys(range(5), 100)) == {0}
+    seen.clear()
+    made = run(*words, disturb=lambda c: seen.extend(c.parts) if isinstance(c, Predict) else None)
+    assert (made.kept_parts, seen) == (1, [1, 2, 3, 4])
+    assert pq.read_table(made.folder)["key"].to_pylist() == [f"row {n}" for n in range(ROWS)]
+    assert not draft.exists()
+
+
+def test_failures_are_mended_or_told(run, trained, tmp_path):
+    plans: list[str] = []
+    failures: dict[tuple[int, ...], Exception] = {
+        (0,): RuntimeError("a device is gone"),
+        (1,): LimitsExceeded([Overflow("city_shop_tags_user", "max_ids_per_partition", 8, 400)]),
+    }
+
+    def once(command: Any) -> None:
+        plans.extend([command.plan] if isinstance(command, Prepare) else [])
+        if isinstance(command, Predict) and command.parts in failures:
+            raise failures.pop(command.parts)
+
+    words = ("split=test", "part_rows=250")
+    made = run(f"out={tmp_path / 'out'}", *words, disturb=once)
+    assert (made.parts, made.rows, failures) == (2, ROWS, {})
+    limits = [EmbeddingPlan.from_json(p).stacks[0].limits.max_ids_per_partition for p in plans]
+    assert limits[0] == limits[1] < 400 <= limits[2], "launched anew, then with more room"
+
+    def always(command: Any) -> None:
+        if isinstance(command, Predict):
+            raise RuntimeError("a device is gone")
+
+    with pytest.raises(RunFailed, match="gave up with 2 parts to write, after 3 failures"):
+        run(f"out={tmp_path / 'never'}", *words, disturb=always)
+
+
+def test_rows_that_cannot_be_used(run, trained, tmp_path):
+    table = rows_of(3, 40)
+    users = table["user"].to_numpy().copy()
+    users[7] = 99  # beyond the vocabulary
+    table = table.set_column(1, "user", pa.array(users))
+    pq.write_table(table, tmp_path / "bad.parquet")
+    words = (f"out={tmp_path / 'out'}", f"data={tmp_path / 'bad.parquet'}", "keep=key")
+    with pytest.raises(DataError, match="row 7, column 'user': id 99 is outside"):
+        run(*words)
+    made = run(*words, "quarantine=3")
+    found = pq.read_table(made.folder)
+    assert found["prediction"].is_null().to_pylist() == [row == 7 for row in range(40)]
+    assert made.unusable == 1
+    (told,) = [json.loads(f.read_text()) for f in (made.folder / "_quarantine").iterdir()]
+    assert (told["row"], told["values"]["user"]) == (7, 99)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "out is missing: give out=PATH"),
+        (["out=x", "splitt=test"], "no option 'splitt' .did you mean 'split'"),
+        (["out=x", "parameters.embedding_dim=4"], "no option 'parameters.embedding_dim'"),
+        (["out=x"], "has a 'test' split beside 'train': say which"),
+        (["out=s3://bucket/x", "split=test"], "out: it must be a folder.*not an address"),
+        (["out=x", "split=test", "keep=shop,colour"], "no column 'colour'; it has key, user"),
+        (["out=x", "split=test", "method=rank"], "has no method 'rank'"),
+        (["out=x", "split=test", "batch_size=7"], "batch_size 7 cannot be spread"),
+        (["out=x", "split=test", "part_rows=0"], "part_rows"),
+    ],
+)
+def test_what_cannot_be_used_is_told(words, said, run, capsys, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(trained.folder), *(words or ["data=x"])]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stopping(run, tmp_path, monkeypatch, trained):
+    made = []
+    real = predicting.PredictionRun
+
+    def keep(*arguments: Any, **more: Any) -> Any:
+        made.append(real(*arguments, **more))
+        return made[-1]
+
+    def stop(command: Any) -> None:
+        made[-1].stopping = True
+
+    monkeypatch.setattr(predicting, "PredictionRun", keep)
+    with pytest.raises(Interrupted):
+        run(f"out={tmp_path / 'out'}", "split=test", disturb=stop)
+
+
+def test_lines_and_exit_code(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predicting, "open_hosts", open_here())
+    assert main(["predict", str(trained.folder), f"out={tmp_path / 'out'}", "split=test"]) == 0
+    said = capsys.readouterr().out
+    assert "100%: 500 of 500 rows" in said
+    assert f"500 rows predicted after step 6 in 1 files: {tmp_path / 'out'}" in said
+    with pytest.raises(SystemExit, match="0"):
+        main(["predict", "--help"])
+    assert "part_rows" in capsys.readouterr().out
