@@ -272,12 +272,11 @@ class Controller:
 
     def _must_leave(self) -> bool:
         """Whether the hosts are to save and leave, and not merely because the run is done."""
-        if self._handover is None:
-            self._handover = self.sizing.handover(self._roster.views, self._now())
-            if self._handover is not None:
-                given = self._handover
-                self._record(events.HandingOver(given.reason, given.culprits, given.hosts))
-        return self._stopping or self._handover is not None
+        given = self.sizing.handover(self._roster.views, self._now(), self._handover)
+        if given is not None and given is not self._handover:
+            self._record(events.HandingOver(given.reason, given.culprits, given.hosts))
+        self._handover = given
+        return self._stopping or given is not None
 
     def _must_leave_at_once(self) -> bool:
         """Whether the hosts cannot even finish an evaluation, all of which is lost then."""

@@ -63,11 +63,21 @@ class Sizing:
         self._look_at = now + self._settings.grow_after
         return self.hosts
 
-    def handover(self, views: Sequence[HostView], now: float) -> Handover | None:
-        """Whether there is a reason to hand over to other hosts, and which."""
+    def handover(
+        self, views: Sequence[HostView], now: float, known: Handover | None = None
+    ) -> Handover | None:
+        """Whether there is a reason to hand over to other hosts, and which.
+
+        Args:
+            views: The hosts.
+            now: The time.
+            known: The reason there is already; only hosts that must leave are a more urgent one.
+        """
         leaving = tuple(v.rank for v in views if v.pulse is not None and v.pulse.leaving)
-        if leaving:
-            return Handover("preempted", self.hosts, leaving)
+        if leaving and (known is None or known.reason != "preempted"):
+            return Handover("preempted", self.hosts if known is None else known.hosts, leaving)
+        if known is not None:
+            return known
         if self._requested is not None:
             if self._requested != self.hosts:
                 return Handover("resize", self._requested)

@@ -9,7 +9,7 @@ from simulation import check_finished, simulate
 
 from orchestrator import events, states
 from orchestrator.hosts.faults import Fault, RandomFaults, ScriptedFaults
-from orchestrator.hosts.simulated_world import World
+from orchestrator.hosts.simulated_world import Times, World
 from workers.errors import NonFiniteLoss
 
 
@@ -46,6 +46,22 @@ def test_hosts_that_must_leave_finish_their_step_and_others_take_over():
     assert run.of(events.Restored)[-1].step == cut.last
     assert run.controller.restarts.total == 0
     assert run.ledger.seconds(run.clock.now)["repeated_work"] == 0.0
+
+
+def test_hosts_that_must_leave_do_not_wait_for_an_evaluation_before_a_resize():
+    run = simulate(times=Times(evaluate=60.0))
+    until(run, lambda: isinstance(run.controller.state, states.Evaluating))
+    run.controller.request_resize(2)
+    until(run, lambda: run.of(events.HandingOver))
+    assert run.controller.state.braking == "no"
+    run.group.tell_to_leave(3)
+    told = run.clock.now
+    until(run, lambda: run.controller.state.braking != "no")
+    assert run.clock.now - told < 3.0
+    handing = [(event.reason, event.culprits, event.hosts) for event in run.of(events.HandingOver)]
+    assert handing == [("resize", (), 2), ("preempted", (3,), 2)]
+    run.to_end()
+    check_finished(run)
 
 
 def test_a_host_that_dies_before_it_can_hand_over_is_recovered_from():
