@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import socket
-from importlib import import_module
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.config import ClusterConfig
 from orchestrator.errors import ClusterError
+from orchestrator.local_cluster import own_folder, own_token
 
 __all__ = ["RaySession"]
 
@@ -28,9 +28,6 @@ _ENVIRONMENT = {
 
 _REACH_SECONDS = 10.0
 
-_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""Environment variables by which Ray's processes know the token that they ask each other for."""
-
 
 class RaySession:
     """Connects to Ray on entering, and undoes on leaving what it did.
@@ -41,7 +38,7 @@ class RaySession:
 
     A local cluster listens on the network, but obeys only those who know its token. Unless the user
     has set another (or ``RAY_AUTH_MODE=disabled``), it is made for this cluster alone, and its
-    processes have it from their environment: it is in no file.
+    processes have it from their environment: it is in no file. See ``orchestrator.local_cluster``.
 
     Args:
         config: Address and resources.
@@ -56,7 +53,7 @@ class RaySession:
         self._config = config
         self._hosts = hosts
         self._ours = False
-        self._environment: dict[str, str | None] = {}
+        self._own = ExitStack()
 
     def __enter__(self) -> Self:
         for name, value in _ENVIRONMENT.items():
@@ -76,9 +73,11 @@ class RaySession:
                 _check_reachable(address)
                 ray.init(address=address, **quiet)
             else:
-                self._make_token()
+                self._own.enter_context(own_token())
+                folder = self._own.enter_context(own_folder())
                 ray.init(
                     address="local",
+                    _temp_dir=folder,
                     num_cpus=self._local_cpus(),
                     resources=self._local_resources(),
                     include_dashboard=False,
@@ -86,7 +85,7 @@ class RaySession:
                     **quiet,
                 )
         except Exception as error:  # Ray raises bare exceptions, too
-            self._forget_token()
+            self._own.close()
             where = f"connect to the Ray cluster at '{address}'" if address else "start Ray locally"
             raise ClusterError(f"cannot {where}: {' '.join(str(error).split())}") from error
         self._ours = True
@@ -107,27 +106,7 @@ class RaySession:
             import ray
 
             ray.shutdown()
-            self._forget_token()
-
-    def _make_token(self) -> None:
-        """A token for a cluster that is about to be started here."""
-        self._environment = {name: os.environ.get(name) for name in _AUTHENTICATION}
-        mode, *given = self._environment.values()
-        if (mode or "token").lower() == "token" and not any(given):
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-            _read_authentication_anew()
-
-    def _forget_token(self) -> None:
-        """Leave the environment as it was: another cluster has another token."""
-        if not self._environment:
-            return
-        for name, value in self._environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        self._environment = {}
-        _read_authentication_anew()
+            self._own.close()
 
     def _local_cpus(self) -> int:
         """CPUs to declare: as many as the hosts ask for, so that they can be scheduled."""
@@ -139,13 +118,6 @@ class RaySession:
             for name, amount in self._config.resources_per_host.items()
             if name != "GPU"
         }
-
-
-def _read_authentication_anew() -> None:
-    """Ray keeps mode and token as it first saw them; no public call tells it of others."""
-    raylet: Any = import_module("ray._raylet")
-    raylet.Config.initialize("")
-    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_reachable(address: str) -> None:

@@ -1,5 +1,6 @@
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -23,13 +24,17 @@ DEVICES = 3
 
 @pytest.fixture(scope="module")
 def session():
+    import ray
+
     here = str(Path(__file__).parent)
     before = os.environ.get("PYTHONPATH")
     known = {name: value for name, value in os.environ.items() if "AUTH" in name}
     os.environ["PYTHONPATH"] = os.pathsep.join([here, *sys.path])
     try:
         with RaySession(ClusterConfig(), hosts=HOSTS):
-            yield
+            folder = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
+            yield folder
+        assert not folder.exists()
         # The next cluster has another token.
         assert {name: value for name, value in os.environ.items() if "AUTH" in name} == known
     finally:
@@ -115,6 +120,8 @@ except Exception as error:
 def test_a_local_cluster_obeys_only_those_who_know_its_token(session):
     import ray
 
+    # Nobody else gets at its sockets, nor at what its workers load.
+    assert stat.S_IMODE(session.stat().st_mode) == 0o700
     address = ray.get_runtime_context().gcs_address
     assert os.environ["RAY_AUTH_MODE"] == "token"
     token = os.environ["RAY_AUTH_TOKEN"]
