@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -285,9 +286,14 @@ def read_history(events: Path) -> History:
                 if event["last"] > event["first"]:
                     leases.append((event["first"], event["last"], event["examples"]))
             case "evaluated":
-                evaluations[event["step"]] = event["metrics"]
+                evaluations[event["step"]] = _figures(event["metrics"])
             case "restored":
                 leases = [lease for lease in leases if lease[1] <= event["step"]]
                 evaluations = {at: e for at, e in evaluations.items() if at <= event["step"]}
     lasting = limits, cluster, skipped
     return History(launches, restarts, furthest, tuple(leases), evaluations, *lasting)
+
+
+def _figures(written: Mapping[str, float | None]) -> dict[str, float]:
+    """Figures as they were: JSON has null for those that are no numbers."""
+    return {name: math.nan if value is None else value for name, value in written.items()}

@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from orchestrator.config import LimitsConfig, RunConfig
 from orchestrator.errors import RunFolderError
 from orchestrator.events import as_record
 from orchestrator.json_lines import open_for_append, read_lines, replace_text, to_json
+from orchestrator.policies import best_steps
 from orchestrator.run_folder import Identity, RunFolder, default_run_folder, read_history
 from workers.checkpoint import committed_steps
 
@@ -226,6 +228,18 @@ def test_history_is_what_led_to_the_present_state(tmp_path):
     assert history.leases == ((0, 30, 120), (30, 50, 80))
     assert dict(history.evaluations) == {50: {"auc": None}}
     assert history.limits == {"s": LIMITS["s"].model_dump()}
+
+
+def test_figures_that_were_no_numbers_are_none_in_the_history_either(tmp_path):
+    figures = [{"auc": math.nan, "loss": 0.7}, {"auc": 0.6, "loss": 0.5}]
+    for step, metrics in enumerate(figures):
+        line = to_json({"kind": "evaluated", "step": step, "metrics": metrics})
+        with (tmp_path / "events.jsonl").open("a") as file:
+            file.write(line + "\n")
+    found = read_history(tmp_path / "events.jsonl").evaluations
+    assert math.isnan(found[0].pop("auc"))
+    assert found == {0: {"loss": 0.7}, 1: figures[1]}
+    assert best_steps(read_history(tmp_path / "events.jsonl").evaluations, "auc", "max", 2) == (1,)
 
 
 def test_history_holds_the_size_of_the_last_plan_and_the_steps_left_out(tmp_path):
