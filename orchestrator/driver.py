@@ -39,6 +39,7 @@ from orchestrator.observe import (
     HostsFile,
     MetricsFile,
     PlanFiles,
+    Prometheus,
     Recoveries,
     StackFiles,
     TensorBoard,
@@ -329,6 +330,7 @@ class Driver:
             read_history(folder.path / "events.jsonl"),
             looks_whole,
         )
+        yield Prometheus(folder.path.name)
         if not self._quiet:
             console = self._console = Console()
             self._open.callback(console.close)

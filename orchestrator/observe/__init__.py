@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.observe.console import Console, summary_table
 from orchestrator.observe.files import EventFile, MetricsFile, PlanFiles, StackFiles
 from orchestrator.observe.hosts import HostsFile
+from orchestrator.observe.prometheus import Prometheus
 from orchestrator.observe.recoveries import Recoveries
 from orchestrator.observe.tensorboard import TensorBoard
 
@@ -14,6 +15,7 @@ __all__ = [
     "HostsFile",
     "MetricsFile",
     "PlanFiles",
+    "Prometheus",
     "Recoveries",
     "StackFiles",
     "TensorBoard",

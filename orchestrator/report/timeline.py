@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.goodput import KINDS, lease_shares
 
-__all__ = ["Mark", "Span", "Timeline", "buckets", "timeline_of"]
+__all__ = ["Accountant", "Mark", "Span", "Timeline", "buckets", "timeline_of"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def timeline_of(events: Iterable[Mapping[str, Any]]) -> Timeline:
     Args:
         events: As ``events.jsonl`` holds them.
     """
-    walk = _Walk()
+    walk = Accountant()
     for event in events:
         walk.take(event)
     return Timeline(tuple(walk.spans), tuple(walk.marks), walk.drivers)
@@ -92,13 +92,21 @@ def buckets(timeline: Timeline, count: int) -> list[dict[str, float]]:
     return found
 
 
-class _Walk:
-    """Goes through the events, and knows what kind of time is open."""
+class Accountant:
+    """Is told the events one by one, and knows what kind of time is open.
+
+    Attributes:
+        spans: Of the events so far.
+        marks: The same.
+        drivers: How many have led the run.
+        total_steps: Steps of the whole run; None before a driver has started.
+    """
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.marks: list[Mark] = []
         self.drivers = 0
+        self.total_steps: int | None = None
         self._shift = 0.0
         self._now = 0.0
         self._kind = "launching"
@@ -107,6 +115,7 @@ class _Walk:
         self._holding = False
 
     def take(self, event: Mapping[str, Any]) -> None:
+        """An event, as ``events.jsonl`` holds it."""
         kind = event["kind"]
         if kind == "run_started":
             self._begin(event)
@@ -142,9 +151,15 @@ class _Walk:
                 self._close(now)
         self.marks.append(Mark(now, kind, self._step, event))
 
+    def taken(self) -> list[Span]:
+        """The spans since the last call, which are forgotten here, as are the marks."""
+        spans, self.spans, self.marks = self.spans, [], []
+        return spans
+
     def _begin(self, event: Mapping[str, Any]) -> None:
         """A driver starts, right after what the one before it did last."""
         self.drivers += 1
+        self.total_steps = event["total_steps"]
         before = float(event.get("elapsed") or 0.0)
         self._shift = event["time"] - self._now - before
         self._kind = "planning"

@@ -38,5 +38,7 @@ def test_reports(simulation, tmp_path, monkeypatch):
 
 def test_the_files_that_are_named_are_there(simulation, tmp_path):
     fit(tmp_path / "run")
-    for name in re.findall(r"^\| `(\S+)` \|", PAGE, re.MULTILINE):
+    names = re.findall(r"^\| `(\S+\.jsonl?)` \|", PAGE, re.MULTILINE)
+    assert len(names) == 5
+    for name in names:
         assert (tmp_path / "run" / name.replace("<version>", "0")).is_file(), name

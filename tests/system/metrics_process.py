@@ -1,0 +1,45 @@
+"""Tells a Ray cluster a run's figures, and prints what the node then serves: ``<seconds>``."""
+
+from __future__ import annotations
+
+import sys
+import time
+import urllib.request
+
+import ray
+
+from orchestrator import events
+from orchestrator.observe import Prometheus
+
+
+def main(seconds: float) -> None:
+    """Runs until the figures are served."""
+    sink, now = Prometheus("first"), 1e9
+    sink(now, events.RunStarted("runs/first", "p", 2, 4, 50, 100, elapsed=2.0))
+    ray.init(log_to_driver=False)  # as in a run, only after the first event
+    sink(now + 1, events.Launching(0, 2))
+    sink(now + 5, events.MeshJoined(0, 2, 4))
+    sink(now + 6, events.Restored(0))
+    lease = events.LeaseDone(
+        0, 0, 0, 10, 0.5, 640, 3.0, {"training": 2.0}, {}, [0.5] * 10, 50
+    )  # fmt: skip
+    sink(now + 9, lease)
+    sink(now + 9, events.Evaluated(10, 0, "test", {"auc": 0.75}, 1.0))
+    node = next(node for node in ray.nodes() if node["Alive"])
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + seconds
+    served = ""
+    while "ray_emberay_evaluation{" not in served:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{url} serves none of our figures after {seconds} seconds")
+        time.sleep(0.5)
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                served = answer.read().decode()
+        except OSError:
+            continue
+    print("\n".join(line for line in served.splitlines() if line.startswith("ray_emberay")))
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))
