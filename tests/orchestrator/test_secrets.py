@@ -1,8 +1,11 @@
 """Secrets of a run are in none of the files that it leaves, and are asked for when it goes on."""
 
+from pathlib import Path
+
 import pytest
 from driving import SETTINGS, fit, simulation
 
+from orchestrator import cli
 from orchestrator.config_loading import load_config, parse_override
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, RunFailed, RunFolderError
@@ -54,6 +57,10 @@ def test_no_file_of_a_run_holds_a_secret(simulation, tmp_path, monkeypatch, caps
     assert KEY not in capsys.readouterr().out
 
     # What was left out has to be given again, by its name; all else is there.
+    assert cli.main(["train", "--resume", "--run-dir", str(folder)]) == 2
+    assert "give it again, as parameters.api_key=…" in capsys.readouterr().err
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    assert "train --resume --run-dir runs/a parameters.api_key=…" in page
     with pytest.raises(ConfigError) as caught:
         load_config(folder / "config.yaml")
     assert str(caught.value) == (
