@@ -1,17 +1,22 @@
-"""``predict``: every row once, as an evaluation sees it, whatever comes in between."""
+"""``predict``: every row once, as an evaluation sees it; ``export``: the same without us."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jax import export
 
 from kernels import EmbeddingPlan
 from kernels.errors import LimitsExceeded, Overflow
@@ -262,3 +267,100 @@ def test_lines_and_exit_code(trained, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["predict", "--help"])
     assert "part_rows" in capsys.readouterr().out
+
+
+# Serving.
+
+WITHOUT_US = """
+import importlib, json, sys
+for name in ("kernels", "workers", "orchestrator", "flax", "pyarrow"):
+    try:
+        importlib.import_module(name)
+        raise SystemExit(f"{name} can be imported")
+    except ModuleNotFoundError:
+        pass
+import numpy as np
+import serve
+
+folder, columns = sys.argv[1:]
+model = serve.load(folder)
+columns = json.load(open(columns))
+whole = model.predict(columns)
+few = model.predict({name: values[:5] for name, values in columns.items()})
+np.testing.assert_allclose(few["logit"], whole["logit"][:5], rtol=1e-5)
+ids, dense = model.encode(columns)
+np.testing.assert_allclose(model.score(ids, dense)["logit"], whole["logit"], rtol=1e-5)
+print(json.dumps({name: values.tolist() for name, values in whole.items()}))
+"""
+
+
+def python_without_us(libraries: Path, folder: Path, *words: str) -> str:
+    """Run Python with jax, numpy and what jax imports, and with a folder, on its path."""
+    libraries.mkdir(exist_ok=True)
+    site = Path(jax.__file__).parents[1]
+    for name in ("jax", "jaxlib", "ml_dtypes", "numpy", "numpy.libs", "opt_einsum", "scipy*"):
+        for item in site.glob(name):
+            if not item.name.endswith("-info") and not (libraries / item.name).exists():
+                (libraries / item.name).symlink_to(item)
+    begin = f"import sys; sys.path += [{str(libraries)!r}, {str(folder)!r}]\n"
+    command = [sys.executable, "-I", "-S", "-c", begin + words[0], *words[1:]]
+    environment = {"PATH": "/usr/bin", "HOME": str(libraries), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        command, env=environment, cwd=folder.parent, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page(trained, tmp_path, monkeypatch):
+    """The commands and the example of docs/predicting.md, as they stand; parity of both."""
+    page = (Path(__file__).parents[2] / "docs" / "predicting.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predicting, "open_hosts", open_here())
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "first").symlink_to(trained.folder)
+    (tmp_path / "new").mkdir()
+    table = rows_of(5, 300)
+    pq.write_table(table.drop_columns(["label"]), tmp_path / "new" / "a.parquet")
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL):
+        for line in block.splitlines():
+            words = shlex.split(line)
+            assert words[:3] == ["python", "-m", "orchestrator"]
+            assert main(words[3:]) == 0, line
+    scores = pq.read_table(tmp_path / "scores")
+    assert scores.column_names == ["key", "logit", "prediction"] and scores.num_rows == 300
+    assert pq.read_table(tmp_path / "held-out").num_rows == ROWS
+    listed = set(re.findall(r"^\| `([\w./]+)` \|", page.partition("## Serve")[2], re.MULTILINE))
+    files = {file.name + ("/" if file.is_dir() else "") for file in Path("served").iterdir()}
+    assert listed | {"README.md"} == files
+
+    columns = {name: table[name].to_pylist() for name in ("user", "shop", "city", "tags", "price")}
+    (tmp_path / "columns.json").write_text(json.dumps(columns))
+    served = tmp_path / "served"
+    said = python_without_us(
+        tmp_path / "libraries", served, WITHOUT_US, str(served), str(tmp_path / "columns.json")
+    )
+    for name, values in json.loads(said).items():
+        np.testing.assert_allclose(values, scores[name].to_numpy(), rtol=2e-5, atol=1e-6)
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert re.fullmatch(
+        r"\[0\.\d+ 0\.\d+\]\n", python_without_us(tmp_path / "libraries", served, example)
+    )
+    exported = export.deserialize(bytearray((served / "model.jax_export").read_bytes()))
+    assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
+    calls = set(re.findall(r"custom_call @([\w.]+)", exported.mlir_module()))
+    assert calls <= {"shape_assertion"}, "nothing of ours is called"
+
+
+def test_what_cannot_be_exported_is_told(trained, tmp_path, capsys):
+    for words, said in (
+        (["step=7"], "no checkpoint of step 7"),
+        (["colour=red"], "export has no option 'colour'; it has step, method, batch"),
+        (["batch=0"], "batch: .*greater than or equal to 1"),
+        (["method=rank"], "has no method 'rank'"),
+    ):
+        assert main(["export", str(trained.folder), str(tmp_path / "out"), *words]) == 2
+        assert re.search(said, capsys.readouterr().err)
+    assert main(["export", str(trained.folder), str(trained.folder)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
