@@ -219,7 +219,8 @@ class Host:
             ) from error
         if self._prepared is not None:
             self._feed.close()
-            self._prepared.checkpoints.close()
+            with room_wanted(self._checkpoint_folder):
+                self._prepared.checkpoints.close()
         self._prepared = PlanInForce(
             plan=plan,
             specs=specs,

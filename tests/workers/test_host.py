@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +20,7 @@ import pytest
 from kernels import EmbeddingPlan, LimitsExceeded, unstack_tables
 from workers import protocol
 from workers.checkpoint import committed_steps
-from workers.errors import CheckpointError, NonFiniteLoss, PlanMismatch
+from workers.errors import CheckpointError, NonFiniteLoss, PlanMismatch, StorageFull
 from workers.host import Host
 from workers.mesh import make_mesh
 from workers.planning import check_inputs, make_plan, planned_specs
@@ -249,6 +251,19 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(run: RunSpec, hosts: lis
             file.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"checkpoint 2 in .* (cannot be read|has 0 bytes)"):
         started(run, hosts, restore=2)
+
+
+def test_a_save_without_room_is_told_as_such_also_by_the_next_plan(
+    run: RunSpec, hosts: list[Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("workers.checkpoint.seal", no_room)
+    host = started(run, hosts)
+    train(host, 0, 1, save=True)
+    with pytest.raises(StorageFull, match="no room for a checkpoint"):
+        host.execute(protocol.Prepare(host.plan.to_json()))
 
 
 def test_inputs_are_checked_without_a_host(run: RunSpec) -> None:
