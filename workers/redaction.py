@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote
 
@@ -25,7 +26,7 @@ _SHORTEST = 6
 """Shorter secrets are hidden where they stand alone, but not looked for in texts."""
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET = re.compile(
-    r"(^|_)(passwords?|passwd|passphrase|pwd|secrets?|token|credentials?|api_?keys?|signature|sig"
+    r"(^|_)(passwords?|passwd|passphrase|[a-z0-9]+_pwd|secrets?|token|credentials?|api_?keys?|signature|sig"
     r"|bearer|authorization|cookie|((access|account|auth|encryption|master|private|secret|service"
     r"|shared|signing|storage)_?keys?)|((access|api|auth|bearer|id|refresh|session)_?tokens))"
     r"(_(id|value|\d+))?$"
@@ -93,6 +94,8 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         found = {secret for secret in secrets if len(secret) >= _SHORTEST and secret != HIDDEN}
+        # Where a secret lies is none, as with GOOGLE_APPLICATION_CREDENTIALS.
+        found = {secret for secret in found if not _is_path(secret)}
         # The longest first: one may be a part of another.
         longest_first = sorted(found, key=lambda secret: (-len(secret), secret))
         self._secrets = re.compile("|".join(map(re.escape, longest_first))) if found else None
@@ -163,6 +166,13 @@ class RedactedStream(io.TextIOBase):
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Of the stream that it goes to."""
         return self._stream.encoding
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _secrets_in(value: Any, name: str = "") -> Iterator[str]:

@@ -13,9 +13,21 @@ SECRETS = [
     *("HF_TOKEN", "RAY_AUTH_TOKEN", "token", "access_tokens", "AWS_SECRET_ACCESS_KEY"),
     *("AWS_ACCESS_KEY_ID", "client_secret", "GOOGLE_CREDENTIALS", "privateKey", "secret_2"),
     *("X-Amz-Signature", "X-Amz-Security-Token", "sig", "parameters.api_key"),
+    "DB_PWD",
 ]
 OTHERS = [
-    *("tokens", "max_tokens", "token_column", "tokenizer", "key", "primary_key", "monkey"),
+    *(
+        "PWD",
+        "OLDPWD",
+        "cwd",
+        "tokens",
+        "max_tokens",
+        "token_column",
+        "tokenizer",
+        "key",
+        "primary_key",
+        "monkey",
+    ),
     *("author", "design", "RAY_AUTH_TOKEN_PATH", "hash_key", "keys", "secretary", "passwords_seen"),
 ]
 
@@ -57,6 +69,13 @@ def test_short_and_missing_secrets_do_no_harm():
     assert hide("a banana") == "a banana"
     assert hide.values({"password": "a"}) == {"password": HIDDEN}
     assert Redactor()("file:///a/b?c=d") == "file:///a/b?c=d"
+
+
+def test_folders_are_no_secrets(tmp_path):
+    hide = Redactor.of(
+        {"PWD": str(tmp_path), "APP_CREDENTIALS": str(tmp_path), "DB_PWD": "hunter22"}
+    )
+    assert hide(f"runs in {tmp_path}, not as hunter22") == f"runs in {tmp_path}, not as {HIDDEN}"
 
 
 def test_a_stream_hides_what_is_printed():
