@@ -43,7 +43,14 @@ def add_table_commands(commands: Commands) -> None:
     export.add_argument(
         "--table", action="append", metavar="T", help="only this table; may be given again"
     )
-    for command in (neighbours, export):
+    board = _command(below, "tensorboard", "show tables in the run's TensorBoard", _board)
+    board.add_argument(
+        "--table", action="append", metavar="T", help="only this table; may be given again"
+    )
+    board.add_argument(
+        "--most", type=int, default=10_000, metavar="N", help="rows of a table (10000)"
+    )
+    for command in (neighbours, export, board):
         command.add_argument(
             "--no-keys", action="store_true", help="do not look for hashed values in the data"
         )
@@ -148,6 +155,22 @@ def _export(options: argparse.Namespace) -> None:
     names = options.table or list(tables.names)
     folder = export_tables(tables, names, keys, options.output, options.format)
     _say(f"{len(names)} tables after step {tables.step}: {folder}")
+
+
+def _board(options: argparse.Namespace) -> None:
+    from orchestrator.table_board import TableBoard
+
+    if options.most < 1:
+        raise ConfigError(f"--most is {options.most}; give at least 1")
+    tables, _, keys = _opened(options)
+    folder = Path(options.run_folder) / "tensorboard" / "tables"
+    with TableBoard(folder, tables.step) as board:
+        for name in options.table or tables.names:
+            table = tables.read(name)
+            board.histogram(table)
+            rows = board.projection(table, keys, options.most)
+            _say(f"{name}: {rows:,} of {len(table.rows):,} rows")
+    _say(f"tables after step {tables.step}: tensorboard --logdir {folder.parent}")
 
 
 def _say(line: str) -> None:

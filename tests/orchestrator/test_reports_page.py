@@ -6,6 +6,7 @@ from pathlib import Path
 
 from driving import fit, simulation
 
+from orchestrator import table_commands
 from orchestrator.cli import main
 from orchestrator.config_loading import load_config
 from workers.profiling import Profile
@@ -25,9 +26,13 @@ def test_reports(simulation, tmp_path, monkeypatch):
     fit(Path("runs/wide"), seed=1)
     lines = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
     ours = [words[3:] for words in lines if words[:3] == ["python", "-m", "orchestrator"]]
-    assert [words[0] for words in ours] == ["train", "report", "report"]
-    assert load_config(None, ours[0][1:]).profile.chosen() == Profile(100, 105, (0, 1))
-    for words in ours[1:]:
+    assert [words[0] for words in ours] == ["tables", "train", "report", "report"]
+    shown = []  # run for real in test_table_board.py
+    monkeypatch.setattr(table_commands, "_board", lambda options: shown.append(options.table))
+    assert main(ours[0]) == 0
+    assert shown == [["user", "item"]]
+    assert load_config(None, ours[1][1:]).profile.chosen() == Profile(100, 105, (0, 1))
+    for words in ours[2:]:
         assert main(words) == 0
     assert "2 runs compared" in Path("wide.html").read_text()
     (block,) = blocks("python")
