@@ -34,7 +34,10 @@ from workers.training import (
 __all__ = ["EvaluationState", "empty_counts", "evaluate", "make_evaluation_step"]
 
 METRIC_STEPS = 256
-"""Steps whose samples are counted on the devices, in float32, before the hosts add them up."""
+"""Most steps whose samples are counted on the devices, in float32, before the hosts add them up."""
+
+EXACT_COUNT = 1 << 24
+"""Most samples of a device counted so: beyond it, a float32 does not grow by 1 any more."""
 
 
 class EvaluationState(NamedTuple):
@@ -135,7 +138,7 @@ def evaluate(
     ranked = (
         None if ranking is None else RankingMetrics.of(np.zeros(ranking.shape), ranking.cutoffs)
     )
-    counts = empty_counts(ranking, mesh)
+    counts, counted = empty_counts(ranking, mesh), 0
     for number in range(1, steps + 1):
         if not may_run(number - 1):
             return None
@@ -143,11 +146,13 @@ def evaluate(
             ready = next(batches)
         counts = step(state, counts, ready.batch)
         jax.block_until_ready(counts)
-        if number % METRIC_STEPS == 0 or number == steps:
+        counted += 1
+        own_samples = max(1, ready.batch.labels.shape[0] // mesh.size)
+        if number == steps or counted >= min(METRIC_STEPS, EXACT_COUNT // own_samples):
             total = total.merge(metrics_on_host(counts.metrics))
             if ranked is not None and counts.ranking is not None:
                 ranked = ranked.merge(RankingMetrics.of(_own(counts.ranking), ranked.cutoffs))
-            counts = empty_counts(ranking, mesh)
+            counts, counted = empty_counts(ranking, mesh), 0
     return total, ranked
 
 

@@ -151,7 +151,8 @@ def in_batch(
         keys: ``[n]`` whole numbers that tell candidates apart, for example the item's id as a
             dense column: an item that stands in several samples is one candidate. Numbers below 1
             are no candidates; dense columns of samples that fill up the last batch are 0. None
-            takes every sample's as another, those that fill up too.
+            takes every sample's as another, those that fill up too. As float32, which dense columns
+            are, whole numbers are told apart up to 2^24: hash larger ones to below that.
 
     Returns:
         scores ``[n, global batch]``, -infinity for what is no candidate, and relevant ``[n, 1]``.
