@@ -285,14 +285,14 @@ class RayHosts:
     def _dealt_out(self, actor_class: Any, number: int, processes: int) -> Any:
         """On which node one of so many processes is started, where they take no resources.
 
-        Ray spreads those that take some. One that takes none it leaves to any node, each of which
-        would begin with the same one. Neighbours in rank come to the same node.
+        Ray spreads those that take some. Those that take none it puts anywhere, whatever else is
+        asked, but for a node that it must be. Neighbours in rank come to the same node.
         """
         takes = resources_of_host(self._cluster, self._run.devices_per_host)
         if len(self._nodes) < 2 or takes:
             return actor_class
         node = self._nodes[number * min(len(self._nodes), processes) // processes]
-        strategy = NodeAffinitySchedulingStrategy(node, soft=True)
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         return actor_class.options(scheduling_strategy=strategy)
 
     def _ask_for_pulses(self) -> None:
