@@ -38,7 +38,7 @@ STORAGE_SECONDS = 10.0
 def gather(config: RunConfig, run_folder: Path) -> ClusterFacts:
     """Ask all nodes of the cluster that a run would use, or this machine alone.
 
-    Takes two minutes at most: every wait has a deadline.
+    Takes some seconds, and two minutes at most once Ray is reached: every wait has a deadline.
 
     Args:
         config: Of the run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +19,12 @@ from workers.probes import Ear, NodeFacts, Peer, Questions, look, reach
 __all__ = ["NodeAnswers", "NodeProbes", "RayNode", "alive_nodes", "chosen_peers"]
 
 _PINGS = 3
-_PING_SECONDS = 5.0
+_CLOCK_SECONDS = 15.0
+"""Time for all clocks to be read again."""
+_LISTEN_SECONDS = 10.0
 _REACH_SECONDS = 5.0
+"""Time for one connection."""
+_ALL_REACH_SECONDS = 15.0
 _MOST_PEERS = 64
 """Nodes that each node connects to: the first, and those that come next after itself."""
 
@@ -110,29 +115,39 @@ class NodeProbes:
         for answer in answers:
             if answer.facts is None:  # it would only be waited for again
                 ray.kill(self._actors.pop(answer.node), no_restart=True)
-        return tuple(self._with_clock(answer) for answer in answers)
+        deadline = time.monotonic() + _CLOCK_SECONDS
+        return tuple(self._with_clock(answer, deadline) for answer in answers)
 
     def unreached(self) -> dict[str, dict[str, str]]:
         """By node: the nodes it cannot connect to, each with the reason."""
         greeting = secrets.token_hex(8)
-        ports = {n: actor.listen.remote(greeting) for n, actor in self._actors.items()}
-        peers = [
-            Peer(node.name, node.address, port)
-            for node in self._nodes
-            if isinstance(port := _value(ports.get(node.name), _PING_SECONDS), int)
-        ]
-        tried = {
-            sender.name: self._actors[sender.name].reach.remote(
+        found: dict[str, dict[str, str]] = {}
+        ports = _values(
+            {name: actor.listen.remote(greeting) for name, actor in self._actors.items()},
+            _LISTEN_SECONDS,
+        )
+        peers = []
+        for node in self._nodes:
+            port = ports.get(node.name)
+            if isinstance(port, int):
+                peers.append(Peer(node.name, node.address, port))
+            elif node.name in self._actors:
+                found[node.name] = {node.name: "it stopped answering"}
+        asked = {
+            peer.name: self._actors[peer.name].reach.remote(
                 chosen_peers(peers, place), greeting, _REACH_SECONDS
             )
-            for place, sender in enumerate(peers)
+            for place, peer in enumerate(peers)
         }
-        deadline = time.monotonic() + 2 * _REACH_SECONDS + _PING_SECONDS
-        found: dict[str, dict[str, str]] = {}
-        for name, reference in tried.items():
-            troubles = _value(reference, max(0.0, deadline - time.monotonic()))
-            if isinstance(troubles, Mapping) and troubles:
-                found[name] = dict(troubles)
+        troubles = _values(asked, _ALL_REACH_SECONDS)
+        for name in asked:
+            told = troubles.get(name)
+            if not isinstance(told, Mapping):
+                found[name] = {
+                    "other nodes": f"the attempt took more than {_ALL_REACH_SECONDS:g} s"
+                }
+            elif told:
+                found[name] = dict(told)
         return found
 
     def close(self) -> None:
@@ -141,14 +156,15 @@ class NodeProbes:
             ray.kill(actor, no_restart=True)
         self._actors = {}
 
-    def _with_clock(self, answer: Answer) -> Answer:
+    def _with_clock(self, answer: Answer, deadline: float) -> Answer:
         """The answer with the clock of the quickest of some more, that do nothing but tell it."""
         if answer.facts is None:
             return answer
         best = answer
         for _ in range(_PINGS):
             asked = time.time()
-            clock = _value(self._actors[answer.node].clock.remote(), _PING_SECONDS)
+            reference = self._actors[answer.node].clock.remote()
+            clock = _values({"": reference}, max(0.0, deadline - time.monotonic())).get("")
             answered = time.time()
             if isinstance(clock, float) and answered - asked < best.answered - best.asked:
                 facts = replace(answer.facts, clock=clock)
@@ -218,14 +234,17 @@ def _answer(name: str, reference: Any, asked: float) -> Answer:
         return Answer(name, None, _words(error))
 
 
-def _value(reference: Any, seconds: float) -> Any:
-    """A result that comes in time, else None."""
-    if reference is None:
-        return None
-    try:
-        return ray.get(reference, timeout=seconds)
-    except RayError:
-        return None
+def _values(references: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The results that come within so many seconds."""
+    names = {reference: name for name, reference in references.items()}
+    if not names:
+        return {}
+    ready, _ = ray.wait(list(names), num_returns=len(names), timeout=seconds)
+    found: dict[str, Any] = {}
+    for reference in ready:
+        with suppress(RayError):  # the process is gone
+            found[names[reference]] = ray.get(reference)
+    return found
 
 
 def _silent(seconds: float) -> str:
