@@ -15,6 +15,8 @@ __all__ = ["BandMark", "LineChart", "band_chart", "line_chart", "ticks", "time_t
 WIDTH, HEIGHT = 520, 230
 BAND_WIDTH, BAND_HEIGHT = 1080, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 10, 36
+_LABEL, _LABEL_ROWS = 17, 8
+"""Size of a label on the band, and how many may stand one below the other."""
 COLOURS = 8
 """Colours of lines in the style sheet: ``--line-0`` and on."""
 
@@ -204,14 +206,7 @@ def band_chart(
             below[place] = top
         outline = " ".join([*upper, *reversed(lower)])
         drawn.append(f'<polygon points="{outline}" fill="var(--kind-{kind})"/>')
-    for mark in marks:
-        x = _x(mark.at, 0.0, end, BAND_WIDTH)
-        drawn.append(
-            f'<g class="moment"><title>{text(mark.words)}</title>'
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP + 4}" y2="{BAND_HEIGHT - _BOTTOM}"/>'
-            f'<circle cx="{x:.1f}" cy="{_TOP + 6}" r="8"/>'
-            f'<text x="{x:.1f}" y="{_TOP + 10}" text-anchor="middle">{text(mark.label)}</text></g>'
-        )
+    drawn += _moments(marks, end)
     shown = {
         "box": [_LEFT, _TOP, BAND_WIDTH - _RIGHT, BAND_HEIGHT - _BOTTOM],
         "end": end,
@@ -219,6 +214,24 @@ def band_chart(
         "parts": [[round(part.get(kind, 0.0), 3) for kind in kinds] for part in parts],
     }
     return _svg("".join(drawn), BAND_WIDTH, BAND_HEIGHT, title, "band", shown)
+
+
+def _moments(marks: Sequence[BandMark], end: float) -> list[str]:
+    """A line and a label for each; labels that would lie over one another go below."""
+    drawn: list[str] = []
+    taken = [-math.inf] * _LABEL_ROWS
+    for mark in sorted(marks, key=lambda mark: mark.at):
+        x = _x(mark.at, 0.0, end, BAND_WIDTH)
+        row = next((r for r, last in enumerate(taken) if x - last >= _LABEL), 0)
+        taken[row] = x
+        y = _TOP + 6 + row * _LABEL
+        drawn.append(
+            f'<g class="moment"><title>{text(mark.words)}</title>'
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{BAND_HEIGHT - _BOTTOM}"/>'
+            f'<circle cx="{x:.1f}" cy="{y}" r="8"/>'
+            f'<text x="{x:.1f}" y="{y + 4}" text-anchor="middle">{text(mark.label)}</text></g>'
+        )
+    return drawn
 
 
 def _x(value: float, low: float, high: float, width: int) -> float:

@@ -134,7 +134,8 @@ def _tiles(run: RunRecord, timeline: Timeline) -> Iterator[tuple[str, str]]:
     if speed is not None:
         yield "examples/s", number(round(speed))
     if total > 0:
-        yield f"goodput of {duration(total)}", percent(seconds["training"] / total)
+        whole = duration(total).replace(" ", "\u00a0")
+        yield f"goodput of {whole}", percent(seconds["training"] / total)
     yield "restarts", str(len(run.of("recovering")))
     hosts, devices = _size(run)
     if hosts:
