@@ -76,7 +76,8 @@ def run_compiler(
             os.close(theirs)
         try:
             _say(process, request)
-            for answer in _lines(answers, time.monotonic() + seconds):
+            deadline = time.monotonic() + seconds
+            for answer in _lines(answers, deadline):
                 match answer:
                     case {"phase": phase}:
                         report(phase)
@@ -84,11 +85,11 @@ def run_compiler(
                         raise ConfigError(words)
                     case {"done": outcome}:
                         return CompileOutcome(**outcome)
-            code = process.wait(seconds)
+            code = process.wait(max(0.1, deadline - time.monotonic()))
             output.seek(0)
             last = output.read().decode(errors="replace").strip()[-_LAST_CHARACTERS:]
             raise CompilerError(f"the TPU compiler ended its process ({_ended(code)}): {last}")
-        except TimeoutError:
+        except (TimeoutError, subprocess.TimeoutExpired):
             raise CompilerError(
                 f"the TPU compiler did not end within {seconds:g} s; give it longer with --timeout"
             ) from None

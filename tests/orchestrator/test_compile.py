@@ -227,6 +227,12 @@ def test_a_compiler_that_hangs_is_ended_at_the_deadline_with_all_it_started(proc
         wait_until_gone(int(pid))
 
 
+def test_a_compiler_that_hangs_at_its_end_is_ended_at_the_deadline(process):
+    process("os.close(int(sys.argv[1]))\ntime.sleep(600)\n")
+    with pytest.raises(CompilerError, match="did not end within 2 s"):
+        compiler.run_compiler(request_of(case_of()), 2.0)
+
+
 def test_a_compiler_that_aborts_is_told_with_its_last_words(process):
     process("print('check failed: layout', flush=True)\nos.abort()\n")
     with pytest.raises(CompilerError, match=r"\(signal SIGABRT\): check failed: layout"):
