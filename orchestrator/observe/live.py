@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console as RichConsole
-from rich.console import Group, RenderableType
+from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -22,7 +23,11 @@ _INTERVAL = 0.25
 """Least seconds between two drawings."""
 _MOST_HOSTS = 8
 """Hosts that are shown one by one; of more, only those that do something else than most."""
+_GAP = 3
+"""Blanks between two columns."""
 _BARS = "▁▂▃▄▅▆▇█"
+_NEWEST = 12
+"""Leases whose losses are drawn."""
 _SILENT = 3.0
 """Seconds without a word of a host after which that is shown."""
 
@@ -78,19 +83,47 @@ def _head(moment: Moment) -> Table:
     return line
 
 
-def _figures(moment: Moment) -> Table:
-    table = Table.grid(padding=(0, 3))
-    for _ in range(3):
-        table.add_column(no_wrap=True)
-    table.add_row(_loss(moment), _evaluation(moment), _speed(moment))
-    table.add_row(_waiting(moment), _goodput(moment), _save(moment))
-    return table
+@dataclass(frozen=True)
+class _Figures:
+    """Figures in as many columns as the terminal has room for."""
+
+    figures: Sequence[Text]
+
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        for columns in range(3, 0, -1):
+            widths = [
+                max(figure.cell_len for figure in self.figures[place::columns])
+                for place in range(columns)
+            ]
+            if columns == 1 or sum(widths) + _GAP * (columns - 1) <= options.max_width:
+                break
+        table = Table.grid(padding=(0, _GAP))
+        for _ in range(columns):
+            table.add_column(no_wrap=True)
+        for first in range(0, len(self.figures), columns):
+            table.add_row(*self.figures[first : first + columns])
+        yield table
+
+
+def _figures(moment: Moment) -> _Figures:
+    figures = [
+        _loss(moment),
+        _evaluation(moment),
+        _speed(moment),
+        _waiting(moment),
+        _goodput(moment),
+        _save(moment),
+    ]
+    if moment.restarts:
+        words = f"{moment.restarts} restart{'s' * (moment.restarts > 1)}"
+        figures.append(Text(words, "yellow"))
+    return _Figures(figures)
 
 
 def _loss(moment: Moment) -> Text:
     if moment.loss is None:
         return _dim("loss", "–")
-    return _dim("loss", f"{moment.loss:.4f} ").append(sparkline(moment.losses), "cyan")
+    return _dim("loss", f"{moment.loss:.4f} ").append(sparkline(moment.losses[-_NEWEST:]), "cyan")
 
 
 def _evaluation(moment: Moment) -> Text:
@@ -109,7 +142,7 @@ def _speed(moment: Moment) -> Text:
         return _dim("examples/s", "–")
     told = _dim("examples/s", number(round(moment.speed)))
     if moment.minute is not None:
-        told.append(f" now, {number(round(moment.minute))} over the last minute", "dim")
+        told.append(f" (last minute {number(round(moment.minute))})", "dim")
     return told
 
 
@@ -139,8 +172,6 @@ def _save(moment: Moment) -> Text:
         told = _dim("next checkpoint", f"step {run.next_save:,}")
         if moment.to_save is not None:
             told.append(f" in {duration(math.ceil(moment.to_save))}", "dim")
-    if moment.restarts:
-        told.append(f"   {moment.restarts} restart{'s' * (moment.restarts > 1)}", "yellow")
     return told
 
 
@@ -157,7 +188,7 @@ def _hosts(hosts: Sequence[HostNow]) -> RenderableType:
         usual = phases.most_common(1)[0][0]
         odd = [host for host in hosts if host.phase != usual or host.silent > _SILENT]
         shown = sorted(odd, key=lambda host: -host.phase_seconds)[:_MOST_HOSTS]
-    table = Table.grid(padding=(0, 3))
+    table = Table.grid(padding=(0, _GAP))
     for name in ("host", "phase", "for", "step", "waiting for data", "memory"):
         right = name in ("for", "step", "waiting for data", "memory")
         table.add_column(no_wrap=True, justify="right" if right else "left")

@@ -37,14 +37,17 @@ def test_everything_stands_in_a_few_lines():
     text = text_of(moment)
     for words in (
         "flights training  step 312/578", "45 s, about 59 s left", "loss 0.4721 █▃▁",
-        "test AUC 0.7658 at step 289", "examples/s 26,154 now, 24,900 over the last minute",
+        "test AUC 0.7658 at step 289", "examples/s 26,154 (last minute 24,900)",
         "waiting for data 0.4 %", "goodput 71.1 % most else: launching 12 s",
         "next checkpoint step 350 in 4 s", "1 restart", "800.0 MiB",
     ):  # fmt: skip
         assert words in text, words
     assert len(text.splitlines()) <= 9
-    narrow = text_of(moment, width=80).splitlines()
-    assert all(len(line) <= 80 for line in narrow)
+    for width in (80, 100):
+        narrow = text_of(moment, width=width)
+        assert all(len(line) <= width for line in narrow.splitlines())
+        assert "…" not in narrow, "something was cut off"
+        assert "waiting for data 0.4 %" in narrow
 
 
 def test_before_the_first_step_nothing_is_made_up():
