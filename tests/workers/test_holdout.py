@@ -163,6 +163,13 @@ def test_a_moment_that_is_not_a_number_is_never_held_out(tmp_path):
     assert items(tmp_path, "train", holdout).tolist() == [0, 1, 2, 3, 5]
 
 
+def test_nulls_are_held_out_only_where_they_are_named():
+    folds = pa.chunked_array([pa.array(["a", None, "b", None])])
+    for values, held_out in ((("a",), [0]), (("a", None), [0, 1, 3]), ((None,), [1, 3])):
+        mask = Holdout("column", "fold", values=values).held_out(folds)
+        assert np.flatnonzero(mask).tolist() == held_out
+
+
 def test_what_does_not_go_together_is_refused(data, tmp_path):
     with pytest.raises(DataError, match=r"needs holdout.column"):
         Holdout("time")

@@ -98,7 +98,8 @@ class Holdout:
                 values = moments_of(values)
             mask = compute.greater_equal(values, self._start(kind, values.type))
         elif self.values:
-            chosen = pa.array([str(value) for value in self.values], pa.large_string())
+            named = [None if value is None else str(value) for value in self.values]
+            chosen = pa.array(named, pa.large_string())
             if pa.types.is_boolean(values.type):
                 chosen = compute.utf8_lower(chosen)
             words = values.cast(plain(values.type)).cast(pa.large_string())
