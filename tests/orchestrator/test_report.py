@@ -159,6 +159,18 @@ def test_what_runs_say_is_no_markup(simulation, tmp_path):
         assert evil in Page(page).text
 
 
+def test_secrets_stay_out(simulation, tmp_path, monkeypatch):
+    secret = "hunter2-hunter2"
+    command = ["python", "-m", "orchestrator", "train", f"parameters.api_key={secret}"]
+    monkeypatch.setattr("sys.orig_argv", command)
+    fit(tmp_path / "run", parameters={"api_key": secret, "width": 7})
+    run = read_run(tmp_path / "run")
+    for page in (report_page(run), comparison_page([run, replace(run, config={"hosts": 3})])):
+        assert secret not in page
+        assert "parameters.api_key" in page
+    assert "orchestrator train" in report_page(run)
+
+
 def test_no_report_is_no_failure(simulation, tmp_path, monkeypatch, capsys):
     def full(folder):
         raise OSError("no space left on device")
