@@ -83,7 +83,7 @@ def test_no_room_for_the_runs_own_files(simulation, tmp_path):
 
     simulation.on_poll = fill_the_disk
     try:
-        with pytest.raises(StorageFull, match="no room for the run's files in '.*run': free some"):
+        with pytest.raises(StorageFull, match=r"no room for the run's files in '.*run': free some"):
             fit(tmp_path / "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
