@@ -250,7 +250,8 @@ def _told(run: RunRecord) -> dict[str, object]:
     """Configuration and environment, flat; not the command and its folder, which always differ."""
     environment = run.started.get("environment", {})
     told = {f"environment: {name}": value for name, value in environment.items()}
-    return flat(run.config) | {
+    settings = {key: value for key, value in flat(run.config).items() if value != {}}
+    return settings | {
         name: value
         for name, value in told.items()
         if name not in ("environment: command", "environment: folder")

@@ -65,7 +65,7 @@ _NOTES = {
     "normalised_entropy": "loss ÷ entropy of the label's share; lower is better, 1 knows nothing",
     "calibration": "mean prediction ÷ share of positives; 1 is right",
     "accuracy": "share of predictions on the right side of one half",
-    "loss": "of test; lower is better",
+    "loss": "lower is better",
 }
 
 
