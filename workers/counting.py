@@ -81,8 +81,15 @@ def count_samples(metrics: MetricState, logits: jax.Array, batch: DeviceBatch) -
             jnp.sum(batch.weights * predictions),
         ]
     )
+
+    def counted(weights: jax.Array) -> jax.Array:
+        # The batch apart from what is there: 2^24 does not grow by single samples any more. Without
+        # a barrier, XLA would add them one by one to the sum after all.
+        own = jnp.zeros_like(metrics.positives).at[0, bins].add(weights)
+        return jax.lax.optimization_barrier(own)
+
     return MetricState(
-        metrics.positives.at[0, bins].add(positive),
-        metrics.negatives.at[0, bins].add(batch.weights - positive),
+        metrics.positives + counted(positive),
+        metrics.negatives + counted(batch.weights - positive),
         metrics.sums + sums,
     )

@@ -1,4 +1,4 @@
-"""Counts of an evaluation, which devices keep in float32."""
+"""Counts of samples, which devices keep in float32."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from workers import evaluation
+from workers.counting import MetricState, count_samples
 from workers.mesh import make_mesh
+from workers.metrics import BINS
 from workers.phases import Phases
 
 
@@ -42,3 +45,14 @@ def test_counts_are_added_up_before_they_cease_to_grow(
     assert shares[0].positives[0] == 2 * steps * samples
     assert len(seen) == rounds
     assert max(seen) <= max(exact, samples)
+
+
+def test_full_bins_take_more_samples() -> None:
+    """One by one, they would vanish: a float32 of 2^24 stays what it is when 1 is added."""
+    samples, full = 1000, float(1 << 24)
+    bins = jnp.full((1, BINS), full)
+    batch: Any = SimpleNamespace(labels=jnp.ones(samples), weights=jnp.ones(samples))
+    before = MetricState(bins, bins, jnp.zeros((1, 3)))
+    after = jax.jit(lambda metrics: count_samples(metrics, jnp.zeros(samples), batch))(before)
+    assert float(after.positives[0, BINS // 2]) == full + samples
+    assert float(after.negatives.max()) == full
