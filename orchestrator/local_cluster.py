@@ -12,10 +12,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 __all__ = ["own_folder", "own_token"]
 
@@ -52,7 +54,8 @@ def own_token() -> Iterator[None]:
 def own_folder() -> Iterator[str | None]:
     """A folder of this user alone for Ray's sockets and logs, removed at the end.
 
-    None where ``RAY_TMPDIR`` says where they go.
+    Processes of a cluster that did not start are ended before. None where ``RAY_TMPDIR`` says where
+    such files go.
     """
     if os.environ.get("RAY_TMPDIR"):
         yield None
@@ -63,11 +66,23 @@ def own_folder() -> Iterator[str | None]:
         # Ray lets everybody write to the folder that it is given, but none gets that far.
         yield f"{folder}/ray"
     finally:
+        _end_processes_of(folder)
         deadline = time.monotonic() + _REMOVE_SECONDS
         shutil.rmtree(folder, ignore_errors=True)
         while Path(folder).exists() and time.monotonic() < deadline:
             time.sleep(0.1)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_processes_of(folder: str) -> None:
+    """End what is left of a cluster: processes below this one whose command names its folder."""
+    left = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(folder in word for word in process.cmdline()):
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=_REMOVE_SECONDS)
 
 
 def _read_authentication_anew() -> None:

@@ -27,6 +27,7 @@ _ENVIRONMENT = {
 }
 
 _REACH_SECONDS = 10.0
+_TOO_SLOW = "timed out during startup"
 
 
 class RaySession:
@@ -73,17 +74,7 @@ class RaySession:
                 _check_reachable(address)
                 ray.init(address=address, **quiet)
             else:
-                self._own.enter_context(own_token())
-                folder = self._own.enter_context(own_folder())
-                ray.init(
-                    address="local",
-                    _temp_dir=folder,
-                    num_cpus=self._local_cpus(),
-                    resources=self._local_resources(),
-                    include_dashboard=False,
-                    object_store_memory=self._config.object_store_megabytes * 2**20,
-                    **quiet,
-                )
+                self._start(**quiet)
         except Exception as error:  # Ray raises bare exceptions, too
             self._own.close()
             where = f"connect to the Ray cluster at '{address}'" if address else "start Ray locally"
@@ -107,6 +98,29 @@ class RaySession:
 
             ray.shutdown()
             self._own.close()
+
+    def _start(self, **quiet: Any) -> None:
+        """Start a local cluster; again, if Ray gives up after its 30 s, as on a busy machine."""
+        import ray
+
+        for last in (False, True):
+            self._own.enter_context(own_token())
+            folder = self._own.enter_context(own_folder())
+            try:
+                ray.init(
+                    address="local",
+                    _temp_dir=folder,
+                    num_cpus=self._local_cpus(),
+                    resources=self._local_resources(),
+                    include_dashboard=False,
+                    object_store_memory=self._config.object_store_megabytes * 2**20,
+                    **quiet,
+                )
+                return
+            except Exception as error:
+                if last or _TOO_SLOW not in str(error):
+                    raise
+                self._own.close()
 
     def _local_cpus(self) -> int:
         """CPUs to declare: as many as the hosts ask for, so that they can be scheduled."""
