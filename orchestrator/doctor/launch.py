@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LaunchCheck"]
 
-SECONDS = 30.0
+SECONDS = 60.0
 """A node that has not answered by then is told of."""
 
 
