@@ -27,7 +27,7 @@ def test_reports(simulation, tmp_path, monkeypatch):
     lines = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
     ours = [words[3:] for words in lines if words[:3] == ["python", "-m", "orchestrator"]]
     assert [words[0] for words in ours] == ["tables", "train", "report", "report"]
-    shown = []  # run for real in test_table_board.py
+    shown = []  # run for real in test_tables.py
     monkeypatch.setattr(table_commands, "_board", lambda options: shown.append(options.table))
     assert main(ours[0]) == 0
     assert shown == [["user", "item"]]
