@@ -1,4 +1,4 @@
-"""``tables describe``, ``neighbours``, ``export``, ``tensorboard`` on the checkpoint of a small run."""
+"""The commands below ``tables``, on the checkpoint of a small run."""
 
 from __future__ import annotations
 
