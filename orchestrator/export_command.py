@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, field_validator
 from rich.console import Console
 
-from orchestrator.chosen_step import chosen_step, config_of
+from orchestrator.chosen_step import chosen_step, config_of, is_left_out
 from orchestrator.command_groups import Commands
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import parse_override
@@ -72,6 +72,8 @@ def export_settings(words: Sequence[str]) -> ExportSettings:
     """
     values: dict[str, Any] = {}
     for word in words:
+        if is_left_out(word):
+            continue
         keys, value = parse_override(word)
         name = ".".join(keys)
         if name not in ExportSettings.model_fields:
@@ -90,7 +92,7 @@ def _export(options: argparse.Namespace) -> None:
     from workers.serving.export import export_serving
 
     folder, settings = Path(options.run_folder), export_settings(options.settings)
-    config = config_of(folder)
+    config = config_of(folder, filter(is_left_out, options.settings))
     program = load_program(config.program, config.parameters)
     step = chosen_step(folder, config, settings.step)
     made = export_serving(

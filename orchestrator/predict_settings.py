@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from orchestrator.chosen_step import config_of
+from orchestrator.chosen_step import config_of, is_left_out
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import parse_override
 from orchestrator.config_sections import NotNegative, Positive, Section
@@ -75,7 +75,10 @@ def predict_settings(run_folder: Path, words: Sequence[str]) -> tuple[PredictSet
     fields = PredictSettings.model_fields
     for word in words:
         keys, value = parse_override(word)
-        if len(keys) == 1 and keys[0] in fields:
+        if is_left_out(word):
+            overrides.append(word)
+            own |= {"data": value} if keys == ("data",) else {}
+        elif len(keys) == 1 and keys[0] in fields:
             own[keys[0]] = value
         elif keys[0] in PLACES:
             overrides.append(word)

@@ -32,6 +32,7 @@ from orchestrator.predict_settings import PredictSettings
 from orchestrator.prediction_run import PredictionRun
 from orchestrator.signals import stop_on_signals
 from workers.prediction_protocol import PredictionSpec
+from workers.redaction import Redactor, hide_addresses
 
 if TYPE_CHECKING:
     from workers.data.dataset import Dataset
@@ -110,7 +111,9 @@ def predict(
         left = [part for part in parts if part not in kept]
         started = time.monotonic()
         if left:
-            _lead(program, spec, config, data, step, left, parts, say, progress)
+            hide = Redactor.of(config.model_dump(), {"data": spec.data}, os.environ)
+            told = (lambda line: say(hide(line)), progress)
+            _lead(program, spec, config, data, step, left, parts, *told)
         seconds = time.monotonic() - started if left else 0.0
         unusable = quarantined_rows(Path(spec.run_folder) / "quarantine")
         replace_text(draft / _ABOUT, [to_json({**about, "unusable": unusable}, indent=2), "\n"])
@@ -175,7 +178,7 @@ def _about(
         "step": step,
         "program": program.fingerprint(),
         "method": spec.method,
-        "data": spec.data,
+        "data": hide_addresses(spec.data),
         "split": spec.split,
         "fingerprint": data_fingerprint({spec.split: data}),
         "rows": data.rows,

@@ -242,6 +242,17 @@ def test_what_cannot_be_used_is_told(words, said, run, capsys, trained, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_secrets_that_no_folder_holds_are_given_again(tmp_path):
+    config = "data: s3://(hidden)@bucket/logs\nparameters: {api_key: (hidden), width: 8}\n"
+    (tmp_path / "config.yaml").write_text(config)
+    words = ["out=x", "data=s3://KEY:SECRET@bucket/new", "parameters.api_key=swordfish"]
+    with pytest.raises(ConfigError, match="does not hold data"):
+        predict_settings(tmp_path, words[:1])
+    settings, config = predict_settings(tmp_path, words)
+    assert settings.data == config.data == "s3://KEY:SECRET@bucket/new"
+    assert config.parameters == {"api_key": "swordfish", "width": 8}
+
+
 def test_stopping(run, tmp_path, monkeypatch, trained):
     made = []
     real = predicting.PredictionRun
