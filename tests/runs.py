@@ -109,6 +109,7 @@ def ray_head() -> Iterator[RayHead]:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, **token, "PATH": path, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    environment["RAY_raylet_start_wait_time_s"] = "120"  # on a busy machine it may take longer
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"),
