@@ -120,6 +120,7 @@ class PredictionRun:
         self._launch += 1
         hosts = self._sizing.launch(time.monotonic(), fewer)
         self._roster = Roster(hosts)
+        self._say(f"starting {hosts} hosts")
         self._group.launch([Assignment(rank, hosts, self._launch) for rank in range(hosts)])
         hello = self._wait(states.Launching.doing, settings.launch_timeout, starting=True)
         joined = self._ask(protocol.Join(hello[0].address), states.Joining, settings.join_timeout)
@@ -136,6 +137,7 @@ class PredictionRun:
         restore = protocol.Restore(self._step)
         restored = self._ask(restore, states.Restoring, settings.restore_timeout)
         checks.check_restored(restored, self._step)
+        self._say(f"the checkpoint of step {self._step} is read; {len(self._left)} files to write")
         while self._left:
             parts = tuple(self._left[:hosts])
             self._roster.expect(Predicted)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,7 +203,7 @@ class SavedTables:
         """
         place = self.folder / "dense"
         try:
-            with ocp.PyTreeCheckpointer() as reader:
+            with _without_its_warning(), ocp.PyTreeCheckpointer() as reader:
                 tree = reader.metadata(place).item_metadata.tree
                 numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
                 found = reader.restore(place, args=ocp.args.PyTreeRestore(restore_args=numpy))
@@ -247,6 +249,21 @@ class SavedTables:
 def _names_of(slots: Any) -> Sequence[str]:
     """Names of slot variables in a checkpoint: those of a named tuple, or numbers."""
     return getattr(slots, "_fields", [str(place) for place in range(len(slots))])
+
+
+@contextmanager
+def _without_its_warning() -> Iterator[None]:
+    """Orbax warns that a part of a checkpoint has no metadata of a whole one."""
+    logger = logging.getLogger("absl")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "_CHECKPOINT_METADATA" not in record.getMessage()
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
