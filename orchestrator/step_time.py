@@ -17,7 +17,7 @@ from workers.dense_cost import DenseCost
 
 __all__ = ["MEASURED", "Speeds", "StepTime", "slice_speeds", "step_time"]
 
-MEASURED = (2.6, 8.5)
+MEASURED = (2.2, 8.5)
 """Measured over predicted time of lookup, exchange and update together, least and most: CPU
 backend, ``benchmarks.step_model``, with the machine's own copy bandwidth; see docs/plan.md."""
 
