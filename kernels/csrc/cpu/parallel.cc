@@ -1,6 +1,9 @@
 #include "kernels/csrc/cpu/parallel.h"
 
 #include <algorithm>
+#include <exception>
+#include <mutex>
+#include <utility>
 
 namespace emberay::cpu {
 namespace {
@@ -16,14 +19,40 @@ void pause() {
 #endif
 }
 
+// The first exception of a call's tasks, which those not begun yet are left out for.
+class Failure {
+ public:
+  bool any() const { return any_.load(std::memory_order_acquire); }
+
+  void keep(std::exception_ptr error) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_) error_ = std::move(error);
+    any_.store(true, std::memory_order_release);
+  }
+
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::atomic<bool> any_{false};
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
 struct Stage {
   Phase phase;
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> done{0};
 
-  void work() {
+  // Counts every task as done, whatever becomes of it: others wait for the count.
+  void work(Failure& failure) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < phase.count;) {
-      phase.task(i);
+      try {
+        if (!failure.any()) phase.task(i);
+      } catch (...) {
+        failure.keep(std::current_exception());
+      }
       if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == phase.count) done.notify_all();
     }
   }
@@ -44,6 +73,7 @@ struct Stage {
 struct Job {
   std::unique_ptr<Stage[]> stages;
   size_t count;
+  Failure failure;
 
   explicit Job(std::vector<Phase>& phases)
       : stages(std::make_unique<Stage[]>(phases.size())), count(phases.size()) {
@@ -52,7 +82,7 @@ struct Job {
 
   void work() {
     for (size_t s = 0; s < count; ++s) {
-      stages[s].work();
+      stages[s].work(failure);
       if (s + 1 < count) stages[s].wait();
     }
   }
@@ -82,6 +112,7 @@ void Workers::run(std::vector<Phase> phases) {
   for (int64_t i = 1; i < std::min(most, threads_); ++i) pool_.Schedule([job] { job->work(); });
   job->work();
   job->stages[job->count - 1].wait();
+  job->failure.rethrow();
 }
 
 }  // namespace emberay::cpu

@@ -31,7 +31,8 @@ class Workers {
   // Runs phases one after another, on this thread and on those of the pool that are free, and
   // returns when all are done. Threads are woken once for all phases. Whoever is there takes on
   // what nobody has begun, and waits only for what somebody else has begun, so this thread never
-  // waits for one that another call like this one keeps busy.
+  // waits for one that another call like this one keeps busy. What a task throws leaves this call,
+  // when all that was begun has ended.
   void run(std::vector<Phase> phases);
 
   // Runs one phase.

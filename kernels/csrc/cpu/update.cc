@@ -41,6 +41,7 @@ void write_sums(const std::vector<Part>& parts, const std::vector<int64_t>& plac
     const Chunk& chunk = chunks[c];
     const int64_t place = places[chunk.part];
     const int64_t end = std::min(chunk.end, ends[chunk.part] - place);
+    if (end <= chunk.begin) return;  // all of it lies beyond the part's places
     sum(groups_of(parts[chunk.part]), chunk.begin, end, gradients, sums + place * width, width);
   });
 }
