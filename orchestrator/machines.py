@@ -11,7 +11,13 @@ from typing import Any
 
 from orchestrator.config import ClusterConfig
 
-__all__ = ["bundles_by_node", "hosts_that_fit", "resources_of_host", "what_is_missing"]
+__all__ = [
+    "bundles_by_node",
+    "hosts_that_fit",
+    "node_dealt",
+    "resources_of_host",
+    "what_is_missing",
+]
 
 _MOST_NODES = 4
 """Nodes that a message tells of one by one."""
@@ -31,6 +37,33 @@ def resources_of_host(cluster: ClusterConfig, devices: int) -> dict[str, float]:
     gpus = {"GPU": float(devices)} if cluster.accelerator == "gpu" else {}
     needs = {"CPU": cluster.num_cpus_per_host, **gpus, **cluster.resources_per_host}
     return {name: amount for name, amount in needs.items() if amount > 0}
+
+
+def node_dealt(nodes: Sequence[Mapping[str, Any]], number: int, processes: int) -> str | None:
+    """On which node one of so many processes is started, that take no resources.
+
+    Nodes without CPUs, as heads often have none, are passed over where there are others.
+    Neighbours come to the same node.
+
+    Args:
+        nodes: As ``ray.nodes()`` lists them.
+        number: Which process, from 0.
+        processes: How many there are.
+
+    Returns:
+        The node's id; None where there is only one, and nothing to choose.
+
+    Example:
+        >>> nodes = [{"NodeID": n, "Alive": True, "Resources": {"CPU": 4.0}} for n in "ab"]
+        >>> [node_dealt(nodes, number, 4) for number in range(4)]
+        ['a', 'a', 'b', 'b']
+    """
+    alive = [node for node in nodes if node["Alive"]]
+    if len(alive) < 2:
+        return None
+    having = [node for node in alive if node["Resources"].get("CPU")] or alive
+    ids = sorted(node["NodeID"] for node in having)
+    return ids[number * min(len(ids), processes) // processes]
 
 
 def hosts_that_fit(

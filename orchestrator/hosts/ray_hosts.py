@@ -35,7 +35,7 @@ from orchestrator.hosts.processes import (
     wait_until_gone,
 )
 from orchestrator.hosts.ray_actor import actor_class, host_environment
-from orchestrator.machines import resources_of_host
+from orchestrator.machines import node_dealt, resources_of_host
 from orchestrator.slices import Place
 from workers.prediction_protocol import HostCommand
 from workers.protocol import Assignment, Hello, RunLease, RunSpec
@@ -104,7 +104,7 @@ class RayHosts:
         self._pending: dict[Any, tuple[int, _Asked]] = {}
         self._last_assignments: dict[int, Assignment] = {}
         self._spares: list[_Spare] = []
-        self._nodes: list[str] = []
+        self._nodes: list[dict[str, Any]] = []
         self._leases = 0
         self._here = ray.get_runtime_context().get_node_id()
         self._looker = ThreadPoolExecutor(4, thread_name_prefix="outside-stacks")
@@ -277,21 +277,20 @@ class RayHosts:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        self._nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        if len(self._nodes) > 1:
+        self._nodes = ray.nodes()
+        if sum(node["Alive"] for node in self._nodes) > 1:
             options["scheduling_strategy"] = "SPREAD"
         return actor_class(options)
 
     def _dealt_out(self, actor_class: Any, number: int, processes: int) -> Any:
-        """On which node one of so many processes is started, where they take no resources.
+        """The actor class for one of so many processes, which take no resources.
 
         Ray spreads those that take some. Those that take none it puts anywhere, whatever else is
-        asked, but for a node that it must be. Neighbours in rank come to the same node.
+        asked, but for a node that it must be.
         """
-        takes = resources_of_host(self._cluster, self._run.devices_per_host)
-        if len(self._nodes) < 2 or takes:
+        node = node_dealt(self._nodes, number, processes)
+        if node is None or resources_of_host(self._cluster, self._run.devices_per_host):
             return actor_class
-        node = self._nodes[number * min(len(self._nodes), processes) // processes]
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         return actor_class.options(scheduling_strategy=strategy)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.machines import bundles_by_node, hosts_that_fit, what_is_missing
+from orchestrator.machines import bundles_by_node, hosts_that_fit, node_dealt, what_is_missing
 
 
 def node(name, alive=True, **resources):
@@ -46,3 +46,17 @@ def test_what_is_missing_names_the_nodes_that_could_help():
 
 def test_hosts_of_one_node_are_neighbours():
     assert bundles_by_node({0: "b", 1: "a", 2: "b", 3: "c", 4: "a"}) == (0, 2, 1, 4, 3)
+
+
+def test_processes_that_take_nothing_are_dealt_out_over_nodes_with_cpus():
+    def dealt(nodes, processes):
+        return [node_dealt(nodes, number, processes) for number in range(processes)]
+
+    head, gone = node("h"), node("g", alive=False, CPU=8.0)
+    nodes = [node("c", CPU=4.0), head, gone, node("a", CPU=4.0), node("b", CPU=4.0)]
+    assert dealt(nodes, 3) == ["a", "b", "c"]
+    assert dealt(nodes, 2) == ["a", "b"]
+    assert dealt(nodes, 7) == ["a", "a", "a", "b", "b", "c", "c"]
+    assert dealt([head, node("b", CPU=4.0)], 2) == ["b", "b"]
+    assert dealt([head, node("i")], 2) == ["h", "i"]
+    assert dealt([head, gone], 2) == [None, None]
