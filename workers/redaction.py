@@ -14,7 +14,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 from urllib.parse import unquote
 
 __all__ = ["HIDDEN", "RedactedStream", "Redactor", "hidden_in", "hide_addresses", "is_secret_name"]
@@ -134,7 +134,7 @@ class Redactor:
 class RedactedStream(io.TextIOBase):
     """A text stream that hides secrets in what is written through it.
 
-    One that is written in two parts is not found.
+    One that is written in two parts is not found, nor one in bytes.
 
     Args:
         stream: Where it goes.
@@ -161,6 +161,11 @@ class RedactedStream(io.TextIOBase):
     def writable(self) -> bool:
         """It can be written to."""
         return True
+
+    @property
+    def buffer(self) -> BinaryIO:
+        """Of the stream that it goes to; bytes that are written there are not looked at."""
+        return self._stream.buffer
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -1,6 +1,8 @@
 """Secrets are known by their names, and hidden wherever they stand."""
 
 import io
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -83,6 +85,11 @@ def test_a_stream_hides_what_is_printed():
     stream = RedactedStream(target, Redactor(["swordfish"]))
     print("the key is swordfish,", "not a fish", file=stream, flush=True)
     assert target.getvalue() == f"the key is {HIDDEN}, not a fish\n"
+    assert stream.writable()
+    with Path(os.devnull).open("w") as file:
+        around = RedactedStream(file, Redactor())
+        around.buffer.write(b"as some libraries do")
+        assert (around.fileno(), around.encoding) == (file.fileno(), file.encoding)
 
 
 @given(st.text("ABC123+/.|", min_size=6), st.text(), st.text())
