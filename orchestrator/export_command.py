@@ -64,7 +64,7 @@ def add_export_command(commands: Commands) -> None:
     command.set_defaults(run=_export)
 
 
-def export_settings(words: Sequence[str]) -> ExportSettings:
+def _settings(words: Sequence[str]) -> ExportSettings:
     """The options.
 
     Raises:
@@ -91,7 +91,7 @@ def _export(options: argparse.Namespace) -> None:
     from workers.saved_tables import SavedTables
     from workers.serving.export import export_serving
 
-    folder, settings = Path(options.run_folder), export_settings(options.settings)
+    folder, settings = Path(options.run_folder), _settings(options.settings)
     config = config_of(folder, filter(is_left_out, options.settings))
     program = load_program(config.program, config.parameters)
     step = chosen_step(folder, config, settings.step)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-__all__ = ["Columns", "Model", "load", "read_arrays"]
+__all__ = ["Columns", "Encoder", "Model", "hash_values", "load", "mix", "read_arrays"]
 
 NO_ID = -1
 _TYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "BOOL": "?"}
