@@ -9,6 +9,8 @@ import functools
 import mmap
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from kernels.backends.interface import NO_ROW, StackInput, StackLayout
 from kernels.errors import SpecError
 from tests.kernels.optimizer_formulas import VARIANTS
 from tests.kernels.support import Engine, fast_jit, feature, several_features, table
+from tests.runs import ROOT
 
 needs_kernels = pytest.mark.skipif(
     not cpu_kernels_are_built(), reason="the C++ kernels were not built"
@@ -250,6 +253,21 @@ def test_buffers_that_hold_nonsense_do_no_harm(seed):
     assert np.all((rows == NO_ROW) | ((rows >= 0) & (rows < variables.table.shape[0])))
     used = rows[rows != NO_ROW]
     assert np.all(np.diff(used) > 0)
+
+
+@needs_kernels
+def test_running_out_of_memory_is_an_error():
+    """On whatever thread: the process goes on."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.short_of_memory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "emberay: std::bad_alloc" in done.stdout
+    assert done.stdout.endswith("and goes on\n")
 
 
 @needs_kernels
