@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ ROWS, SAMPLES, IDS, WIDTH = 200_000, 4096, 64, 8
 
 def take_what_is_left() -> list[np.ndarray]:
     """Arrays in all the memory that the process has and does not use."""
-    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size // 2, resource.RLIM_INFINITY))
     held = []
     for count in (1 << 20, 1 << 16, 1 << 14):
