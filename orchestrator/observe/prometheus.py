@@ -11,7 +11,7 @@ from orchestrator import events
 from orchestrator.events import Event, as_record
 from orchestrator.report.timeline import Accountant
 
-__all__ = ["METRICS", "Measure", "Prometheus"]
+__all__ = ["METRICS", "Measure", "Prometheus", "Recorder"]
 
 
 @dataclass(frozen=True)
