@@ -17,7 +17,7 @@ from rich.text import Text
 from orchestrator.observe.moment import HostNow, Moment
 from orchestrator.report.words import duration, number, percent, size
 
-__all__ = ["LiveView", "drawn"]
+__all__ = ["LiveView", "drawn", "sparkline"]
 
 _INTERVAL = 0.25
 """Least seconds between two drawings."""
