@@ -6,16 +6,20 @@ import argparse
 import importlib
 import importlib.util
 import os
+import pydoc
 import re
 import shlex
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from orchestrator import cli
+from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config
 from orchestrator.predict_settings import predict_settings
 
@@ -23,8 +27,20 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PACKAGES = ("kernels", "workers", "orchestrator")
 COMMAND = re.compile(r"(?<!`)python -m (orchestrator|benchmarks\.\w+)([^`\n]*)")
+FOLDERS = "kernels|workers|orchestrator|tests|benchmarks|tools|cluster_configs|docs"
 WITH_SETTINGS = {"train", "compile", "plan", "doctor"}
 """Commands that take the settings of a run, in any order with flags."""
+
+
+def settings_of(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield before + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, f"{before}{name}.")
+
+
+SETTINGS = set(settings_of(RunConfig))
+SECTIONS = {name.split(".")[0] for name in SETTINGS if "." in name}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +93,15 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert not [place for place in loaded if "//" in place], page.name
 
 
+def test_lists_are_lists_on_the_site_too(site: Path) -> None:
+    """mkdocs wants what belongs to an item to be indented by four."""
+    for page in site.rglob("*.html"):
+        text = re.sub(r"<(pre|code)\b.*?</\1>", "", page.read_text(), flags=re.DOTALL)
+        for paragraph in re.findall(r"<p>(.*?)</p>", text, re.DOTALL):
+            lost = re.search(r"\n\s*(?:[-*] |\d+\. |\|)|```", paragraph)
+            assert lost is None, f"{page.name}: {paragraph[:200]}"
+
+
 def words_of(rest: str) -> list[str]:
     """The words of a command in a page, up to a pipe, a redirection, a remark or a gap."""
     rest = re.split(r" # |\s{3}", rest.strip())[0]
@@ -123,6 +148,17 @@ def test_the_commands_of_a_page_parse(page: Path, tmp_path: Path) -> None:
                 cli.main(words)
         elif words:
             parse(words, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    for found in re.findall(rf"(?<![\w/.~-])((?:{FOLDERS})/[\w/.*-]+)", text):
+        assert list(ROOT.glob(found.rstrip("./"))), found
+    for found in re.findall(rf"\b(?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)?\b", text):
+        assert found in SETTINGS or found.endswith((".py", ".md", ".yaml", ".jsonl")), found
+    for found in re.findall(r"`((?:kernels|workers|orchestrator)(?:\.\w+)+)(?:\(|`)", text):
+        pydoc.locate(found) or pytest.fail(f"there is no {found}")
 
 
 def test_commands_are_found() -> None:
