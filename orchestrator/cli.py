@@ -21,6 +21,7 @@ from orchestrator.config_loading import load_config
 from orchestrator.data_commands import add_data_commands
 from orchestrator.doctor_command import add_doctor_command, run_doctor_command
 from orchestrator.errors import BAD_INPUT, ConfigError
+from orchestrator.experiment_command import add_experiment_command
 from orchestrator.export_command import add_export_command
 from orchestrator.plan_command import add_plan_command, run_plan_command
 from orchestrator.predict_command import add_predict_command
@@ -62,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 well = run_doctor_command(doctoring.parse_intermixed_args(words[1:]))
                 return _FINISHED if well else _FAILED
         options = parser.parse_args(words)
-        options.run(options)
-        return _FINISHED
+        code: int | None = options.run(options)
+        return _FINISHED if code is None else code
     except BAD_INPUT as error:
         return _say_error(error, _BAD_INPUT)
     except EmberayError as error:
@@ -112,6 +113,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, ...]:
     add_report_command(commands)
     add_predict_command(commands)
     add_export_command(commands)
+    add_experiment_command(commands)
     return parser, train, compiling, planning, doctoring
 
 

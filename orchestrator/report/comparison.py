@@ -30,14 +30,19 @@ _NEITHER = {"calibration", "examples"}
 """Figures of which neither more nor less is better."""
 
 
-def comparison_page(runs: Sequence[RunRecord]) -> str:
+def comparison_page(
+    runs: Sequence[RunRecord], title: str | None = None, before: Sequence[tuple[str, str]] = ()
+) -> str:
     """Several runs as one HTML page that needs no other file.
 
     Args:
         runs: The runs; the others are measured against the first.
+        title: Of the page; unset, it says how many runs there are.
+        before: Title and HTML of sections that come before those of the comparison.
     """
     names = _names(runs)
     sections = [
+        *before,
         ("Results", _results(runs, names)),
         ("Curves", _curves(runs, names)),
         ("Time", _time(runs, names)),
@@ -53,8 +58,9 @@ def comparison_page(runs: Sequence[RunRecord]) -> str:
         )
         for place, (run, name) in enumerate(zip(runs, names, strict=True))
     )
-    top = element("h1", f"{len(runs)} runs compared") + element("ul", listed, class_="runs")
-    return whole_page(f"{', '.join(names)} – emberay", top, sections)
+    heading = text(title) if title else f"{len(runs)} runs compared"
+    top = element("h1", heading) + element("ul", listed, class_="runs")
+    return whole_page(f"{title or ', '.join(names)} – emberay", top, sections)
 
 
 def _names(runs: Sequence[RunRecord]) -> list[str]:
