@@ -20,8 +20,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
+from orchestrator.config import RunConfig
 from orchestrator.errors import ConfigError, RunFolderError
 from orchestrator.experiment.rungs import Outcome
 from orchestrator.experiment.settings import ExperimentSettings, make_experiment
@@ -33,7 +34,7 @@ __all__ = ["ExperimentFolder", "TrialRecord", "kept_settings"]
 
 _KEPT = "experiment.json"
 _FREE = ("name", "base", "side_by_side", "trial_timeout", "stop_grace")
-"""Settings that may change on resume; of ``base``, what it holds counts."""
+"""Settings that may change on resume; what ``base`` holds counts, in the first trial."""
 
 
 @dataclass(frozen=True)
@@ -112,24 +113,27 @@ class ExperimentFolder:
     ) -> None:
         self._open.close()
 
-    def keep(self, settings: ExperimentSettings, base: Mapping[str, Any]) -> None:
+    def keep(self, settings: ExperimentSettings, first: RunConfig) -> None:
         """Write down what the experiment is, or make sure that it is the one of the folder.
 
         Args:
             settings: The experiment.
-            base: Resolved configuration that all trials start from.
+            first: Configuration of its first trial, which tells what ``base`` held.
 
         Raises:
             RunFolderError: It is another one; the message names what differs.
         """
-        values = settings.model_dump(mode="json")
-        hide = Redactor.of(values, base, os.environ)
-        now = json.loads(to_json(hide.values({"settings": values, "base": base})))
+        values = {
+            "settings": settings.model_dump(mode="json"),
+            "first_trial": first.model_dump(mode="json"),
+        }
+        hide = Redactor.of(*values.values(), os.environ)
+        now = json.loads(to_json(hide.values(values)))
         if self.resumed:
             before = json.loads((self.path / _KEPT).read_text(encoding="utf-8"))
             differing = [
                 f"{part}.{key} was {before[part].get(key)!r} and is now {now[part].get(key)!r}"
-                for part in ("settings", "base")
+                for part in values
                 for key in {**before[part], **now[part]}
                 if before[part].get(key) != now[part].get(key)
                 and not (part == "settings" and key in _FREE)

@@ -30,7 +30,8 @@ class SettingResult:
     Attributes:
         setting: The setting.
         rung: The rung; -1 if none of its trials has ended.
-        trials: Of that rung, by seed; None for one that has not ended in it.
+        trials: By seed, the newest record of its trial, which failed in an earlier rung if it is
+            not of this one; None if there is none.
     """
 
     setting: Setting
@@ -40,7 +41,10 @@ class SettingResult:
     @property
     def scores(self) -> list[float | None]:
         """The metric of every seed; None where it is not known."""
-        return [None if trial is None else trial.score for trial in self.trials.values()]
+        return [
+            trial.score if trial is not None and trial.task.rung == self.rung else None
+            for trial in self.trials.values()
+        ]
 
     @property
     def mean(self) -> float | None:
@@ -55,8 +59,9 @@ class SettingResult:
 
     @property
     def finished(self) -> list[TrialRecord]:
-        """The trials that finished."""
-        return [t for t in self.trials.values() if t is not None and t.status == "finished"]
+        """The trials that finished in this rung."""
+        there = [trial for trial in self.trials.values() if trial is not None]
+        return [t for t in there if t.status == "finished" and t.task.rung == self.rung]
 
     def mean_of(self, figure: Callable[[TrialRecord], float | None]) -> float | None:
         """Mean of a figure over the trials that finished."""
@@ -215,10 +220,11 @@ def results_of(
     """
     found = []
     for setting in settings:
-        rung = max((task.rung for task in records if task.setting == setting.number), default=-1)
-        tasks = {seed: Task(rung, setting.number, seed) for seed in experiment.seeds}
-        trials = {seed: records.get(task) for seed, task in tasks.items()}
-        found.append(SettingResult(setting, rung, trials))
+        newest = dict[int, TrialRecord | None].fromkeys(experiment.seeds)
+        for task in sorted(task for task in records if task.setting == setting.number):
+            newest[task.seed] = records[task]
+        rung = max((trial.task.rung for trial in newest.values() if trial), default=-1)
+        found.append(SettingResult(setting, rung, newest))
     order: list[int] = []
     for rung in sorted({one.rung for one in found}, reverse=True):
         here = {one.setting.number: one.scores for one in found if one.rung == rung}

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import RunConfig
-from orchestrator.config_loading import load_config
 from orchestrator.experiment.capacity import demand_of, has_room, local_cluster_for
 from orchestrator.experiment.processes import Ended, Processes
 from orchestrator.experiment.records import ExperimentFolder, TrialRecord
 from orchestrator.experiment.results import Results, results_of
-from orchestrator.experiment.rungs import due, rung_sizes, rung_steps
+from orchestrator.experiment.rungs import due, rung_steps
 from orchestrator.experiment.settings import ExperimentSettings
 from orchestrator.experiment.space import Task, config_of, settings_of
 from orchestrator.experiment.trial import read_trial
@@ -75,10 +74,10 @@ class Experiment:
     ) -> None:
         self.settings = settings
         self.tried = settings_of(settings)
-        self._base = load_config(settings.base).model_dump(mode="json")
-        last = len(rung_sizes(settings.halving, len(self.tried))) - 1
-        for setting in self.tried:  # each trial is checked before any is started
-            config_of(settings, setting, settings.seeds[0], self._steps(last))
+        self._configs = [  # each setting is checked before any trial is started
+            config_of(settings, setting, settings.seeds[0], self._steps(0))
+            for setting in self.tried
+        ]
         self._path = folder
         self._resume = resume
         self._retry_failed = retry_failed
@@ -99,7 +98,7 @@ class Experiment:
             ClusterError: Ray cannot be reached or started.
         """
         with ExperimentFolder(self._path, resume=self._resume) as folder:
-            folder.keep(self.settings, self._base)
+            folder.keep(self.settings, self._configs[0])
             self._records = folder.records()
             if self._retry_failed:
                 self._forget_failed()
@@ -195,15 +194,18 @@ class Experiment:
 
     def _ray(self, stack: ExitStack) -> tuple[dict[str, str], dict[str, float]]:
         """Ray, for the length of the experiment: what trials need to use it, and what it has."""
-        configs = [config_of(self.settings, s, 0, self._steps(0)) for s in self.tried]
-        cluster = local_cluster_for(configs, len(os.sched_getaffinity(0)))
-        stack.enter_context(RaySession(cluster, 1))
+        cluster = local_cluster_for(self._configs, len(os.sched_getaffinity(0)))
+        there_already = cluster.address or os.environ.get("RAY_ADDRESS")
+        session = stack.enter_context(RaySession(cluster, 1))
         import ray
 
         address: Any = ray.get_runtime_context().gcs_address
-        # A token for the cluster is in the environment while the session lasts.
+        # A token for a local cluster is in the environment while the session lasts.
         environment = {**os.environ, "RAY_ADDRESS": str(address)}
-        return environment, {name: float(n) for name, n in ray.cluster_resources().items()}
+        capacity = {name: float(amount) for name, amount in ray.cluster_resources().items()}
+        if there_already:
+            session.close()
+        return environment, capacity
 
     def _results(self, folder: ExperimentFolder) -> Results:
         left = len(self._due())

@@ -19,8 +19,10 @@ from rich.console import Console
 from orchestrator.cli import main
 from orchestrator.errors import ConfigError, RunFolderError
 from orchestrator.experiment import Experiment
-from orchestrator.experiment.results import Results
+from orchestrator.experiment.records import TrialRecord
+from orchestrator.experiment.results import Results, results_of
 from orchestrator.experiment.settings import make_experiment
+from orchestrator.experiment.space import Task, settings_of
 
 COMMAND = str(Path(__file__).with_name("fake_training.py"))
 
@@ -125,6 +127,16 @@ def test_a_stopped_experiment_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(starts(tmp_path)["002-seed0"]) == 1
 
 
+def test_a_changed_base_is_another_experiment(tmp_path: Path) -> None:
+    base, folder = tmp_path / "base.yaml", tmp_path / "folder"
+    base.write_text("batch_size: 64")
+    values = {"base": str(base), "space": {"parameters.auc": [0.5]}}
+    assert not run(folder, values).failed
+    base.write_text("batch_size: 32")
+    with pytest.raises(RunFolderError, match="first_trial.batch_size was 64 and is now 32"):
+        run(folder, values, resume=True)
+
+
 def test_successive_halving_goes_on_with_the_better_half(tmp_path: Path) -> None:
     values = {
         "space": {"parameters.auc": [0.6, 0.9, 0.7, 0.8]},
@@ -144,6 +156,29 @@ def test_successive_halving_goes_on_with_the_better_half(tmp_path: Path) -> None
         (0, 0),
     ]
     assert [trial.steps for trial in results.trials] == [40, 20, 10, 10]
+
+
+def test_a_trial_that_failed_is_told_of_though_its_setting_goes_on(tmp_path: Path) -> None:
+    halving = {"steps": 10, "factor": 2}
+    values = {"space": {"hosts": [1, 2]}, "seeds": [0, 1], "halving": halving}
+    settings = make_experiment(values, "here.yaml")
+    records = {
+        task: TrialRecord(task, "failed" if score is None else "finished", 1.0, score)
+        for task, score in {
+            Task(0, 0, 0): 0.5,
+            Task(0, 0, 1): None,
+            Task(0, 1, 0): None,
+            Task(0, 1, 1): None,
+            Task(1, 0, 0): 0.6,
+        }.items()
+    }
+    results = results_of(settings, settings_of(settings), records, tmp_path, interrupted=False)
+    assert results.failed == 3
+    assert [(one.rung, one.scores) for one in results.settings] == [
+        (1, [0.6, None]),
+        (0, [None, None]),
+    ]
+    assert results.lines()[1][0][3] == "1 of 2"
 
 
 def test_failed_trials_are_tried_again_only_when_asked(tmp_path: Path) -> None:
