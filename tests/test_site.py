@@ -25,7 +25,8 @@ from orchestrator.predict_settings import predict_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-PACKAGES = ("kernels", "workers", "orchestrator")
+PACKAGES = ("kernels", "kernels.fdo", "workers", "orchestrator")
+PACKAGES += ("orchestrator.experiment", "orchestrator.report")
 COMMAND = re.compile(r"(?<!`)python -m (orchestrator|benchmarks\.\w+)([^`\n]*)")
 FOLDERS = "kernels|workers|orchestrator|tests|benchmarks|tools|cluster_configs|docs"
 WITH_SETTINGS = {"train", "compile", "plan", "doctor"}
