@@ -242,4 +242,7 @@ def _with_spread(one: SettingResult) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    size = abs(value)
+    if 0 < size < 0.001:
+        return f"{value:.2g}"
+    return f"{value:.4f}" if size < 100 else f"{value:,.1f}"

@@ -19,7 +19,7 @@ from orchestrator.experiment.results import Results, results_of
 from orchestrator.experiment.rungs import due, rung_steps
 from orchestrator.experiment.settings import ExperimentSettings
 from orchestrator.experiment.space import Task, config_of, settings_of
-from orchestrator.experiment.trial import read_trial
+from orchestrator.experiment.trial import in_use, read_trial
 from orchestrator.ray_session import RaySession
 from orchestrator.signals import stop_on_signals
 
@@ -122,6 +122,8 @@ class Experiment:
             stack.callback(processes.kill)
             # Only now, as Ray takes SIGTERM for itself when it is connected to.
             stack.enter_context(stop_on_signals(lambda number: self.stop()))
+            # A killed experiment's trials may still be saving when it is resumed.
+            patience = time.monotonic() + self.settings.stop_grace
             while True:
                 for ended in processes.poll():
                     self._end(folder, tasks.pop(ended.name), ended)
@@ -132,7 +134,11 @@ class Experiment:
                     for name in processes.names:
                         processes.stop(name, "interrupted")
                     left = []
+                waiting = False
                 for task in left:
+                    if time.monotonic() < patience and in_use(folder.run_folder(task)):
+                        waiting = True
+                        continue
                     config = self._config(task)
                     demand, most = demand_of(config), self.settings.side_by_side
                     if not has_room(demand, demands.values(), capacity, most):
@@ -141,7 +147,7 @@ class Experiment:
                     file.write_text(config.to_yaml(), encoding="utf-8")
                     self._start(processes, folder, task, file, environment)
                     tasks[task.trial], demands[task.trial] = task, demand
-                if not tasks:
+                if not tasks and not waiting:
                     return
                 time.sleep(_POLL_SECONDS)
 

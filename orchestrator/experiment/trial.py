@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ from orchestrator.experiment.records import TrialRecord
 from orchestrator.experiment.space import Task
 from orchestrator.summary import Summary
 
-__all__ = ["figure_of", "read_trial"]
+__all__ = ["figure_of", "in_use", "read_trial"]
 
 _INTERRUPTED = 130
 
@@ -48,6 +49,18 @@ def read_trial(task: Task, ended: Ended, run_folder: Path, metric: str) -> Trial
         metrics=summary.metrics,
         error=None if known else f"its run has no finite {metric}; it has {figures}",
     )
+
+
+def in_use(run_folder: Path) -> bool:
+    """Whether a driver still runs in a folder, as one may whose experiment was killed."""
+    try:
+        with (run_folder / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # none yet, or one that cannot be had: the driver says so itself
+        return False
+    return False
 
 
 def figure_of(summary: Summary, metric: str) -> float | None:

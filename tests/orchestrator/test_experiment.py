@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +135,7 @@ def test_a_changed_base_is_another_experiment(tmp_path: Path) -> None:
     values = {"base": str(base), "space": {"parameters.auc": [0.5]}}
     assert not run(folder, values).failed
     base.write_text("batch_size: 32")
-    with pytest.raises(RunFolderError, match="first_trial.batch_size was 64 and is now 32"):
+    with pytest.raises(RunFolderError, match=r"first_trial.batch_size was 64 and is now 32"):
         run(folder, values, resume=True)
 
 
@@ -179,6 +181,32 @@ def test_a_trial_that_failed_is_told_of_though_its_setting_goes_on(tmp_path: Pat
         (0, [None, None]),
     ]
     assert results.lines()[1][0][3] == "1 of 2"
+
+
+def test_a_trial_that_is_still_saving_is_waited_for(tmp_path: Path) -> None:
+    values = {"space": {"parameters.auc": [0.5, 0.6]}, "side_by_side": 1}
+    stopped = begin(tmp_path, values)
+    stopped.stop()
+    assert stopped.run().interrupted
+    assert starts(tmp_path) == {}
+
+    (tmp_path / "trials" / "000-seed0").mkdir()
+    held = (tmp_path / "trials" / "000-seed0" / "lock").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    said: list[tuple[str, bool]] = []
+
+    def say(line: str) -> None:
+        said.append((line.partition(":")[0], held.closed))
+        if line.startswith("finished 001"):
+            threading.Timer(0.3, held.close).start()
+
+    assert not run(tmp_path, values, say=say, resume=True).failed
+    assert said == [
+        ("started 001-seed0", False),
+        ("finished 001-seed0", False),
+        ("started 000-seed0", True),
+        ("finished 000-seed0", True),
+    ]
 
 
 def test_failed_trials_are_tried_again_only_when_asked(tmp_path: Path) -> None:
