@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ def train_command(config: Path, run_folder: Path) -> list[str]:
     module = "orchestrator.trial_process"
     words = [sys.executable, "-m", module, str(os.getpid())]
     return [*words, "train", str(config), "--run-dir", str(run_folder), "--resume"]
+
+
+@dataclass
+class _Ground:
+    """Where the trials of an experiment run, and those that do."""
+
+    folder: ExperimentFolder
+    processes: Processes
+    private: Path
+    """Folder of their configuration files, which may have secrets in them."""
+    environment: Mapping[str, str]
+    capacity: Mapping[str, float]
+    running: dict[str, tuple[Task, Mapping[str, float]]] = field(default_factory=dict)
+    """By name of the trial: what it is to do, and what it takes of the cluster."""
 
 
 class Experiment:
@@ -113,55 +128,53 @@ class Experiment:
         self._stopping = True
 
     def _lead(self, folder: ExperimentFolder) -> None:
-        processes = Processes(self.settings.stop_grace)
-        tasks: dict[str, Task] = {}
-        demands: dict[str, Mapping[str, float]] = {}
         with ExitStack() as stack:
             environment, capacity = self._cluster or self._ray(stack)
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emberay-")))
+            processes = Processes(self.settings.stop_grace)
             stack.callback(processes.kill)
             # Only now, as Ray takes SIGTERM for itself when it is connected to.
             stack.enter_context(stop_on_signals(lambda number: self.stop()))
+            ground = _Ground(folder, processes, private, environment, capacity)
             # A killed experiment's trials may still be saving when it is resumed.
             patience = time.monotonic() + self.settings.stop_grace
             while True:
                 for ended in processes.poll():
-                    self._end(folder, tasks.pop(ended.name), ended)
-                    del demands[ended.name]
-                left = [t for t in self._due() if t not in tasks.values()]
-                left = [t for t in left if t not in self._interrupted]
+                    task, _ = ground.running.pop(ended.name)
+                    self._end(folder, task, ended)
+                waiting = False
                 if self._stopping:
                     for name in processes.names:
                         processes.stop(name, "interrupted")
-                    left = []
-                waiting = False
-                for task in left:
-                    if time.monotonic() < patience and in_use(folder.run_folder(task)):
-                        waiting = True
-                        continue
-                    config = self._config(task)
-                    demand, most = demand_of(config), self.settings.side_by_side
-                    if not has_room(demand, demands.values(), capacity, most):
-                        break  # in order, so that a large trial is not kept waiting by small ones
-                    file = private / f"{task.trial}.yaml"
-                    file.write_text(config.to_yaml(), encoding="utf-8")
-                    self._start(processes, folder, task, file, environment)
-                    tasks[task.trial], demands[task.trial] = task, demand
-                if not tasks and not waiting:
+                else:
+                    waiting = self._start_due(ground, wait=time.monotonic() < patience)
+                if not ground.running and not waiting:
                     return
                 time.sleep(_POLL_SECONDS)
 
-    def _start(
-        self,
-        processes: Processes,
-        folder: ExperimentFolder,
-        task: Task,
-        file: Path,
-        environment: Mapping[str, str],
-    ) -> None:
-        timeout = self.settings.trial_timeout
-        command = self._command(file, folder.run_folder(task))
-        processes.start(task.trial, command, environment, folder.log(task), timeout)
+    def _start_due(self, ground: _Ground, *, wait: bool) -> bool:
+        """Start what is due and there is room for; whether some wait for their folders."""
+        waiting = False
+        for task in self._due():
+            if task.trial in ground.running or task in self._interrupted:
+                continue
+            if wait and in_use(ground.folder.run_folder(task)):
+                waiting = True
+                continue
+            config = self._config(task)
+            demand, others = demand_of(config), [taken for _, taken in ground.running.values()]
+            if not has_room(demand, others, ground.capacity, self.settings.side_by_side):
+                break  # in order, so that a large trial is not kept waiting by small ones
+            self._start(ground, task, config)
+            ground.running[task.trial] = task, demand
+        return waiting
+
+    def _start(self, ground: _Ground, task: Task, config: RunConfig) -> None:
+        file = ground.private / f"{task.trial}.yaml"
+        file.write_text(config.to_yaml(), encoding="utf-8")
+        command = self._command(file, ground.folder.run_folder(task))
+        timeout, log = self.settings.trial_timeout, ground.folder.log(task)
+        ground.processes.start(task.trial, command, ground.environment, log, timeout)
         rung = "" if self.settings.halving is None else f", rung {task.rung}"
         self._say(f"started {task.trial}{rung}: {self.tried[task.setting]}, seed={task.seed}")
 
