@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -128,10 +129,12 @@ class Prometheus:
 
 
 def _ray_recorder(run: str) -> Recorder | None:
-    """Ray's metrics, once this process is connected to Ray."""
-    import ray
+    """Ray's metrics, once this process is connected to Ray.
 
-    if not ray.is_initialized():
+    Ray is not imported here: ``RaySession`` sets its settings in the environment before.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
         return None
     from ray.util import metrics
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from orchestrator import events
 from orchestrator.hosts.faults import Fault, ScriptedFaults
 from orchestrator.observe.prometheus import METRICS, Prometheus
 
-DASHBOARD = Path(__file__).parents[2] / "cluster_configs" / "grafana" / "emberay.json"
+ROOT = Path(__file__).parents[2]
+DASHBOARD = ROOT / "cluster_configs" / "grafana" / "emberay.json"
 
 
 class Record:
@@ -60,6 +63,15 @@ def test_a_run_is_told_as_the_driver_counts_it(after):
     assert values["emberay_examples",] == sum(lease.examples for lease in leases)
     assert values["emberay_evaluation", "test", "auc"] == 1.0
     assert {key[1] for key in values if key[0] == "emberay_host_waiting"} == {"0", "1", "2", "3"}
+
+
+def test_ray_is_left_to_the_session_to_import():
+    """Its settings, such as the one for ``uv run``, are read when it is imported."""
+    code = (
+        "import sys; from orchestrator import events; from orchestrator.observe import Prometheus; "
+        "Prometheus('run')(0.0, events.Finished(steps=1)); assert 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
 def test_without_ray_nothing_is_told():
