@@ -37,7 +37,7 @@ def experiment_page(
         f"± is the sample standard deviation over seeds. Below, {min(len(runs), COLOURS)} of "
         f"{len(rows)} settings are compared, the best ones, each by its first seed that finished."
     )
-    table = data_table(header, [[text(cell) for cell in row] for row in rows], words=2)
+    table = data_table(header, [[text(cell) for cell in row] for row in rows], words=3)
     sections = [("Ranking", table + element("p", text(words), class_="soft"))]
     if failures:
         failed = [(element("code", text(trial)), text(error)) for trial, error in failures]

@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from orchestrator.experiment.page import experiment_page
@@ -98,10 +99,10 @@ class Results:
     def table(self) -> Table:
         """For the terminal."""
         title = f"{self.experiment.name}: {'interrupted' if self.interrupted else 'finished'}"
-        table = Table(title=title)
+        table = Table(title=title, box=box.SQUARE)
         header, rows = self.lines()
         for place, name in enumerate(header):
-            text = place <= len(self.experiment.space)
+            text = place <= len(self.experiment.space) + 1
             table.add_column(name, justify="left" if text else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
@@ -110,7 +111,13 @@ class Results:
     def lines(self) -> tuple[list[str], list[list[str]]]:
         """A header, and a line of words for each setting."""
         halving = self.experiment.halving is not None
-        header = ["", *self.experiment.space, self.experiment.metric, "seeds"]
+        header = [
+            "",
+            "setting",
+            *_short_names(self.experiment.space),
+            self.experiment.metric,
+            "seeds",
+        ]
         header += [*(("rung",) if halving else ()), "steps", "examples/s", "time"]
         rows = []
         for place, one in enumerate(self.settings, 1):
@@ -120,6 +127,7 @@ class Results:
             rows.append(
                 [
                     str(place),
+                    f"{one.setting.number:03d}",
                     *(str(value) for value in one.setting.shown.values()),
                     _with_spread(one),
                     f"{len(one.finished)} of {len(one.trials)}",
@@ -239,6 +247,13 @@ def _with_spread(one: SettingResult) -> str:
         return "–"
     spread = "" if one.spread is None else f" ± {_short(one.spread)}"
     return f"{_short(one.mean)}{spread}"
+
+
+def _short_names(keys: Iterable[str]) -> list[str]:
+    """Keys without the sections that they are in, where none is mistaken for another."""
+    keys = list(keys)
+    last = [key.rpartition(".")[2] for key in keys]
+    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
 
 
 def _short(value: float) -> str:

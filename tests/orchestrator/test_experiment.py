@@ -180,7 +180,7 @@ def test_a_trial_that_failed_is_told_of_though_its_setting_goes_on(tmp_path: Pat
         (1, [0.6, None]),
         (0, [None, None]),
     ]
-    assert results.lines()[1][0][3] == "1 of 2"
+    assert results.lines()[1][0][4] == "1 of 2"
 
 
 def test_a_trial_that_is_still_saving_is_waited_for(tmp_path: Path) -> None:
