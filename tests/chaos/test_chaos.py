@@ -82,8 +82,6 @@ def test_a_run_under_random_faults(
         f"seed={SEED}",
     )
     calm = start(*arguments, name="calm", head=ray_head)
-    calm.finish(seconds=1200)
-
     run = start(*arguments, name="struck", head=ray_head)
     launch = 0
     faults = strikes(SEED, FAULTS, HOSTS, total)
@@ -94,6 +92,7 @@ def test_a_run_under_random_faults(
             run = start(*arguments, "--resume", name="struck", head=ray_head)
     summary = run.finish(seconds=1200)
     assert summary["status"] == "finished"
+    assert calm.finish(seconds=1200)["restarts"] == 0
     assert summary["restarts"] >= FAULTS - sum(fault.on_driver for fault in faults)
 
     ours = read_checkpoint(run.folder / "checkpoints", total)

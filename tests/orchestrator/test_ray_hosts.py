@@ -118,10 +118,18 @@ CALLS = (
 
 
 def listening():
-    """(port, address) of all that the processes of the cluster listen to, and this one."""
-    found = set()
-    me = psutil.Process()
-    for process in (me, *me.children(recursive=True)):
+    """(port, address) of all that the processes of the cluster listen to, and this one.
+
+    The cluster that other tests share has other tokens.
+    """
+    found, me = set(), psutil.Process()
+    shared = {
+        below
+        for child in me.children()
+        if "ray.scripts.scripts" in child.cmdline()
+        for below in (child, *child.children(recursive=True))
+    }
+    for process in {me, *me.children(recursive=True)} - shared:
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN:
                 found.add((connection.laddr.port, connection.laddr.ip))
@@ -137,7 +145,8 @@ def answers_to_calls(address, token):
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         for call in CALLS:
             try:
-                channel.unary_unary(f"/ray.rpc.{call}", **as_is)(b"", timeout=30, metadata=known)
+                ask = channel.unary_unary(f"/ray.rpc.{call}", **as_is)
+                ask(b"", timeout=30, metadata=known, wait_for_ready=True)
                 yield "OK"
             except grpc.RpcError as error:
                 yield error.code().name

@@ -1,4 +1,4 @@
-"""Tells a Ray cluster a run's figures, and prints what the node then serves: ``<seconds>``."""
+"""Tells Ray a run's figures, and prints what the node then serves: ``<run> <seconds>``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from orchestrator import events
 from orchestrator.observe import Prometheus
 
 
-def main(seconds: float) -> None:
+def main(run: str, seconds: float) -> None:
     """Runs until the figures are served."""
-    sink, now = Prometheus("first"), 1e9
-    sink(now, events.RunStarted("runs/first", "p", 2, 4, 50, 100, elapsed=2.0))
+    sink, now = Prometheus(run), 1e9
+    sink(now, events.RunStarted(f"runs/{run}", "p", 2, 4, 50, 100, elapsed=2.0))
     ray.init(log_to_driver=False)  # as in a run, only after the first event
     sink(now + 1, events.Launching(0, 2))
     sink(now + 5, events.MeshJoined(0, 2, 4))
@@ -29,7 +29,7 @@ def main(seconds: float) -> None:
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + seconds
     served = ""
-    while "ray_emberay_evaluation{" not in served:
+    while not any("evaluation{" in line and run in line for line in served.splitlines()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{url} serves none of our figures after {seconds} seconds")
         time.sleep(0.5)
@@ -42,4 +42,4 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    main(sys.argv[1], float(sys.argv[2]))

@@ -13,11 +13,13 @@ from tests.runs import Run
 pytestmark = pytest.mark.system
 
 
+# It has a Ray cluster of its own (orchestrator.ray_session.RaySession).
 def test_train_with_nothing_given(start: Callable[..., Run]) -> None:
     run = start()
     summary = run.finish(seconds=400)
     assert summary["status"] == "finished"
-    assert (summary["hosts"], summary["devices"], summary["restarts"]) == (2, 4, 0)
+    assert (summary["hosts"], summary["devices"]) == (2, 4)
+    assert summary["restarts"] == 0, run.events("recovering")
     assert summary["epochs"] <= 3
     assert summary["examples"] == 295_118 * summary["epochs"]
     test = summary["metrics"]["test"]
