@@ -4,10 +4,10 @@
 
 namespace emberay::cpu {
 
-Pieces cut_entries(const Layout& layout, const Segments& segments, int64_t threads, int64_t least) {
+Pieces cut_entries(const Layout& layout, const Segments& segments, int64_t most, int64_t least) {
   Pieces pieces{{}, {0}};
   for (const Segment& segment : segments.all) pieces.entries += segment.end - segment.begin;
-  const int64_t size = std::max(least, (pieces.entries + threads - 1) / threads);
+  const int64_t size = std::max(least, (pieces.entries + most - 1) / most);
   int64_t room = size;
   for (int64_t asked = 0; asked < layout.sparsecores; ++asked) {
     const auto row_base = static_cast<int32_t>(asked * layout.rows_per_core);

@@ -25,8 +25,8 @@ struct Pieces {
   int64_t size() const { return static_cast<int64_t>(firsts.size()) - 1; }
 };
 
-// About as many entries in every piece, but at least `least`, and no more pieces than threads.
-Pieces cut_entries(const Layout& layout, const Segments& segments, int64_t threads, int64_t least);
+// About as many entries in every piece, but at least `least`, and no more pieces than `most`.
+Pieces cut_entries(const Layout& layout, const Segments& segments, int64_t most, int64_t least);
 
 // Calls use(sample, row, gain) for the entries of a stretch whose row and sample can be.
 template <typename UseEntry>
