@@ -8,10 +8,8 @@ from __future__ import annotations
 import functools
 import mmap
 import re
-import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import jax
@@ -22,11 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels.backends import XlaBackend, cpu_choice, cpu_kernels_are_built, select_backend
+from kernels.backends import XlaBackend, cpu_kernels_are_built
 from kernels.backends.cpu import CpuBackend
 from kernels.backends.cpu_calls import native_module
 from kernels.backends.interface import NO_ROW, StackInput, StackLayout
-from kernels.errors import SpecError
 from tests.kernels.optimizer_formulas import VARIANTS
 from tests.kernels.support import Engine, fast_jit, feature, several_features, table
 from tests.runs import ROOT
@@ -119,12 +116,6 @@ def everything(backend, layout, batch, variables, gradients, bounds=(None, None)
 
 def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def test_the_kernels_are_built_where_there_is_a_compiler():
-    assert cpu_kernels_are_built() or shutil.which("c++") is None
-    if cpu_kernels_are_built():
-        assert select_backend("cpu").name == "cpu"
 
 
 @needs_kernels
@@ -391,28 +382,3 @@ def test_sums_of_every_width_are_made_in_the_order_of_the_buffers(width, per_dev
         native_module().set_threads(threads)
         got = fast_jit(functools.partial(CPU.lookup, layout))(batch, variables.table)
         np.testing.assert_array_equal(got, want)
-
-
-def test_the_choice_is_the_users(monkeypatch):
-    monkeypatch.setenv(cpu_choice.CPU_BACKEND, "xla")
-    assert select_backend("cpu").name == "xla"
-    monkeypatch.setenv(cpu_choice.CPU_BACKEND, "abacus")
-    with pytest.raises(SpecError, match="set it to 'cpu', 'xla' or 'auto'"):
-        select_backend("cpu")
-
-
-def test_without_the_kernels_plain_jax_takes_over_and_says_so_once(monkeypatch):
-    cpu_choice._select.cache_clear()
-    monkeypatch.setattr(cpu_choice, "cpu_kernels_are_built", lambda: False)
-    monkeypatch.setenv(cpu_choice.CPU_BACKEND, "auto")
-    try:
-        with pytest.warns(RuntimeWarning, match="were not built"):
-            assert select_backend("cpu").name == "xla"
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert select_backend("cpu").name == "xla"
-        monkeypatch.setenv(cpu_choice.CPU_BACKEND, "cpu")
-        with pytest.raises(SpecError, match="install a C\\+\\+ compiler"):
-            select_backend("cpu")
-    finally:
-        cpu_choice._select.cache_clear()
