@@ -10,9 +10,6 @@ neighbouring ranks.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-
 import ray
 from ray._private.state import available_resources_per_node
 from ray.util.placement_group import (
@@ -24,8 +21,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.config import ClusterConfig
-from orchestrator.hosts.interface import Observation
-from orchestrator.hosts.ray_hosts import RayHosts
+from orchestrator.hosts.placed_hosts import PlacedHosts
 from orchestrator.machines import (
     bundles_by_node,
     hosts_that_fit,
@@ -33,16 +29,12 @@ from orchestrator.machines import (
     what_is_missing,
 )
 from orchestrator.slices import Place
-from workers.prediction_protocol import HostCommand
 from workers.protocol import Assignment, RunSpec
 
 __all__ = ["GangHosts"]
 
-_LOOK_SECONDS = 0.5
-"""Time between two looks at the cluster while room is waited for."""
 
-
-class GangHosts:
+class GangHosts(PlacedHosts):
     """A ``HostGroup`` whose hosts are placed together.
 
     Args:
@@ -60,47 +52,11 @@ class GangHosts:
         pulse_interval: float = 1.0,
         factory: str = "workers.host:Host",
     ) -> None:
+        super().__init__(run, cluster, pulse_interval, factory)
         self._needs = resources_of_host(cluster, run.devices_per_host)
         self._strategy = cluster.placement
-        self._hosts = RayHosts(
-            run, cluster, pulse_interval=pulse_interval, factory=factory, place=self._place
-        )
         self._group: PlacementGroup | None = None
         self._bundles: tuple[int, ...] = ()
-        self._waiting: list[Assignment] = []
-        self._look_at = 0.0
-        self._missing = ""
-
-    # The interface.
-
-    def launch(self, assignments: Sequence[Assignment]) -> None:
-        """See ``HostGroup.launch``; the processes are started when there is room for all."""
-        self._waiting = list(assignments)
-        self._look_at = 0.0
-        if self._group is not None and len(self._group.bundle_specs) != len(assignments):
-            self._give_back()
-        self._advance()
-
-    def poll(self, timeout: float) -> list[Observation]:
-        """See ``HostGroup.poll``."""
-        if self._waiting:
-            self._advance()
-        if self._waiting:
-            time.sleep(min(timeout, _LOOK_SECONDS))
-            return []
-        return self._hosts.poll(timeout)
-
-    def send(self, command: HostCommand) -> None:
-        """See ``HostGroup.send``."""
-        self._hosts.send(command)
-
-    def hold(self, lease: int) -> None:
-        """See ``HostGroup.hold``."""
-        self._hosts.hold(lease)
-
-    def release(self, lease: int, last: int) -> None:
-        """See ``HostGroup.release``."""
-        self._hosts.release(lease, last)
 
     def room(self) -> int:
         """See ``HostGroup.room``; where hosts stay apart, on nodes that have none yet."""
@@ -110,50 +66,20 @@ class GangHosts:
             available = {node: free for node, free in available.items() if node not in taken}
         return hosts_that_fit(available, self._needs, apart=self._apart)
 
-    def dump_stacks(self, rank: int) -> None:
-        """See ``HostGroup.dump_stacks``."""
-        self._hosts.dump_stacks(rank)
-
-    def last_words(self, rank: int) -> str:
-        """See ``HostGroup.last_words``; where there is no room, what is missing."""
-        return self._missing or self._hosts.last_words(rank)
-
-    def kill_all(self) -> None:
-        """See ``HostGroup.kill_all``; a group that is whole stays ours for the next launch."""
-        self._hosts.kill_all()
-        self._waiting = []
-        if not self._is_ours():
-            self._give_back()
-
-    def close(self) -> None:
-        """See ``HostGroup.close``; the group is given back."""
-        self._hosts.close()
-        self._give_back()
-
-    # How it is done.
-
     @property
     def _apart(self) -> bool:
         return self._strategy == "STRICT_SPREAD"
 
-    def _advance(self) -> None:
-        """Ask for room, and start the hosts when all of it is there."""
-        now = time.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + _LOOK_SECONDS
+    def _find_room(self, now: float) -> str:
         if self._group is None:
             bundles = [dict(self._needs) for _ in self._waiting]
             self._group = placement_group(bundles, strategy=self._strategy)
         if self._is_ours():
-            self._missing = ""
             self._bundles = bundles_by_node(self._nodes())
-            waiting, self._waiting = self._waiting, []
-            self._hosts.launch(waiting)
-            return
+            return ""
         hosts = len(self._waiting)
         looked = (ray.nodes(), available_resources_per_node(), self._needs, hosts)
-        self._missing = what_is_missing(*looked, apart=self._apart)
+        return what_is_missing(*looked, apart=self._apart)
 
     def _is_ours(self) -> bool:
         """Whether Ray has set aside all bundles, on nodes that live; it answers at once."""
@@ -168,7 +94,15 @@ class GangHosts:
             return {}
         return placement_group_table(self._group).get("bundles_to_node_id", {})
 
-    def _give_back(self) -> None:
+    def _return_surplus(self) -> None:
+        if self._group is not None and len(self._group.bundle_specs) != len(self._waiting):
+            self._return_all()
+
+    def _return_broken(self) -> None:
+        if not self._is_ours():
+            self._return_all()
+
+    def _return_all(self) -> None:
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None

@@ -14,7 +14,6 @@ on every slice for its name; the labels tell that at once.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +30,7 @@ from ray.util.tpu import (
 
 from orchestrator.config import ClusterConfig
 from orchestrator.errors import ClusterError
-from orchestrator.hosts.interface import Observation
-from orchestrator.hosts.ray_hosts import RayHosts
+from orchestrator.hosts.placed_hosts import PlacedHosts
 from orchestrator.slices import (
     Place,
     SliceNodes,
@@ -41,13 +39,9 @@ from orchestrator.slices import (
     what_is_missing,
 )
 from orchestrator.topology import SliceTopology
-from workers.prediction_protocol import HostCommand
 from workers.protocol import Assignment, RunSpec
 
 __all__ = ["SliceHosts"]
-
-_LOOK_SECONDS = 0.5
-"""Time between two looks at the cluster while slices are waited for."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class _Reserved:
     since: float
 
 
-class SliceHosts:
+class SliceHosts(PlacedHosts):
     """A ``HostGroup`` on TPU slices.
 
     Args:
@@ -79,19 +73,12 @@ class SliceHosts:
         pulse_interval: float = 1.0,
         factory: str = "workers.host:Host",
     ) -> None:
+        super().__init__(run, cluster, pulse_interval, factory)
         self._topology = topology
         self._timeout = cluster.slice_timeout
         self._cpus = cluster.num_cpus_per_host
-        self._hosts = RayHosts(
-            run, cluster, pulse_interval=pulse_interval, factory=factory, place=self._place
-        )
         self._reserved: list[_Reserved] = []
-        self._waiting: list[Assignment] = []
         self._given_up: set[str] = set()
-        self._look_at = 0.0
-        self._missing = ""
-
-    # The interface.
 
     def launch(self, assignments: Sequence[Assignment]) -> None:
         """See ``HostGroup.launch``; the processes are started when all slices are ours.
@@ -104,32 +91,7 @@ class SliceHosts:
                 f"{len(assignments)} hosts cannot be started on {self._topology.name}, of "
                 f"{self._topology.hosts_per_slice} hosts each: ask for whole slices"
             )
-        self._waiting = list(assignments)
-        self._look_at = 0.0
-        for surplus in self._reserved[self._wanted :]:
-            self._give_back(surplus)
-        self._advance()
-
-    def poll(self, timeout: float) -> list[Observation]:
-        """See ``HostGroup.poll``."""
-        if self._waiting:
-            self._advance()
-        if self._waiting:
-            time.sleep(min(timeout, _LOOK_SECONDS))
-            return []
-        return self._hosts.poll(timeout)
-
-    def send(self, command: HostCommand) -> None:
-        """See ``HostGroup.send``."""
-        self._hosts.send(command)
-
-    def hold(self, lease: int) -> None:
-        """See ``HostGroup.hold``."""
-        self._hosts.hold(lease)
-
-    def release(self, lease: int, last: int) -> None:
-        """See ``HostGroup.release``."""
-        self._hosts.release(lease, last)
+        super().launch(assignments)
 
     def room(self) -> int:
         """See ``HostGroup.room``: hosts of the slices that are whole and free.
@@ -139,59 +101,29 @@ class SliceHosts:
         ours = [one for one in self._reserved if _is_ours(one)] if self._waiting else []
         return (len(ours) + len(self._free(ray.nodes()))) * self._topology.hosts_per_slice
 
-    def dump_stacks(self, rank: int) -> None:
-        """See ``HostGroup.dump_stacks``."""
-        self._hosts.dump_stacks(rank)
-
-    def last_words(self, rank: int) -> str:
-        """See ``HostGroup.last_words``; where slices did not come, what is missing."""
-        return self._missing or self._hosts.last_words(rank)
-
-    def kill_all(self) -> None:
-        """See ``HostGroup.kill_all``; slices that are whole stay ours for the next launch."""
-        self._hosts.kill_all()
-        self._waiting = []
-        self._recycle(ray.nodes())
-        for one in [one for one in self._reserved if not _is_ours(one)]:
-            self._give_back(one)
-
-    def close(self) -> None:
-        """See ``HostGroup.close``; all slices are given back."""
-        self._hosts.close()
-        for one in list(self._reserved):
-            self._give_back(one)
-
-    # How it is done.
-
     @property
     def _wanted(self) -> int:
         return len(self._waiting) // self._topology.hosts_per_slice
 
-    def _advance(self) -> None:
-        """Ask for what is missing, give up what does not come, start hosts when all is there."""
-        now = time.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + _LOOK_SECONDS
+    def _find_room(self, now: float) -> str:
+        """Ask for what is missing, and give up what does not come."""
         nodes = ray.nodes()
         self._recycle(nodes)
         ready = [one for one in self._reserved if _is_ours(one)]
-        for one in self._reserved:
+        for one in self._reserved.copy():
             if one not in ready and now - one.since > self._timeout:
                 self._given_up.add(one.slice.name)
                 self._give_back(one)
         free = self._free(nodes)
         for chosen in free[: self._wanted - len(self._reserved)]:
             self._reserved.append(_Reserved(chosen, self._ask_for(chosen), now))
-        self._missing = what_is_missing(nodes, self._topology)
         if len(ready) == self._wanted:
-            self._missing = ""
             self._given_up.clear()
-            waiting, self._waiting = self._waiting, []
-            self._hosts.launch(waiting)
-        elif len(self._reserved) == self._wanted:
+            return ""
+        if len(self._reserved) == self._wanted:
             names = ", ".join(one.slice.name for one in self._reserved if one not in ready)
-            self._missing = f"Ray has not given the slices {names} yet"
+            return f"Ray has not given the slices {names} yet"
+        return what_is_missing(nodes, self._topology)
 
     def _free(self, nodes: list[dict[str, Any]]) -> tuple[SliceNodes, ...]:
         """Whole slices with all chips free, besides our own; those that did not come, last."""
@@ -221,12 +153,24 @@ class SliceHosts:
         for one in [one for one in self._reserved if one.slice not in whole]:
             self._give_back(one)
 
+    def _return_surplus(self) -> None:
+        for surplus in self._reserved[self._wanted :]:
+            self._give_back(surplus)
+
+    def _return_broken(self) -> None:
+        self._recycle(ray.nodes())
+        for one in [one for one in self._reserved if not _is_ours(one)]:
+            self._give_back(one)
+
+    def _return_all(self) -> None:
+        for one in list(self._reserved):
+            self._give_back(one)
+
     def _give_back(self, one: _Reserved) -> None:
         self._reserved.remove(one)
         one.group.shutdown()
 
     def _place(self, assignment: Assignment) -> Place:
-        """Where a host is started: computed afresh at every start."""
         number, host = divmod(assignment.rank, self._topology.hosts_per_slice)
         reserved = self._reserved[number]
         environment: dict[str, str] = {}
