@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import jax
-import psutil
-from jax.sharding import Mesh
 
 from kernels import EmbeddingPlan, FeatureSpec, SpecError
 from workers import protocol
 from workers.batches import BatchSource, ReadyBatch, encode, raw_batches, slots_of
 from workers.brake import Brake
 from workers.checkpoint import About, Checkpoints, committed_steps
-from workers.compilation import use_compilation_cache
-from workers.compiled_steps import CompiledSteps
+from workers.commanded_host import CommandedHost, present
 from workers.data.dataset import Dataset
 from workers.data.quarantine import quarantine_of
 from workers.data.reader import ExampleReader
@@ -30,9 +23,8 @@ from workers.feed import Feed
 from workers.full_storage import room_wanted
 from workers.lease import LeaseNotes
 from workers.memory import memory_in_use
-from workers.mesh import free_address, join_mesh, leave_process_group
+from workers.mesh import leave_process_group
 from workers.metrics import BinaryMetrics
-from workers.phases import Phases
 from workers.planning import (
     TRAIN,
     data_fingerprint,
@@ -44,8 +36,7 @@ from workers.planning import (
 )
 from workers.profiling import Tracer
 from workers.program import Program, load_program
-from workers.protocol import Assignment, Command, Observed, Pulse, Reply, RunSpec, merge_observed
-from workers.stacks import stacks_of_threads
+from workers.protocol import Assignment, Command, Observed, Reply, RunSpec, merge_observed
 from workers.training import (
     MetricState,
     StepOutcome,
@@ -76,7 +67,7 @@ class PlanInForce:
     evaluation_step: Any
 
 
-class Host:
+class Host(CommandedHost):
     """One host of a run: data, preprocessing, its devices of the mesh, its part of checkpoints.
 
     ``execute`` carries out one command at a time, in the order of ``workers.protocol``; ``pulse``
@@ -89,40 +80,17 @@ class Host:
     """
 
     def __init__(self, run: RunSpec, assignment: Assignment, address: str = "127.0.0.1") -> None:
-        self._run, self._assignment, self._address = run, assignment, address
-        self._phases = Phases()
-        self._step = 0
+        super().__init__(run, assignment, address)
+        self._run = run
         self._program: Program = load_program(run.program, run.parameters, run.total_steps)
         self._datasets: dict[str, tuple[Dataset, ExampleReader]] = {}
-        self._mesh: Mesh | None = None
         self._prepared: PlanInForce | None = None
         self._state: TrainState | None = None
         self._metrics: MetricState | None = None
         self._feed = Feed(self._phases)
-        self._leaving = False
         self._brake = Brake()
         self._tracer = Tracer(run.profile, assignment.rank, run.run_folder, self._phases)
-        use_compilation_cache()
-        self._steps = CompiledSteps.of(run.session, assignment, self._phases)
         self._phases.enter("idle")
-
-    def hello(self) -> protocol.Hello:
-        """Who this host is."""
-        address = free_address(self._address)
-        return protocol.Hello(self._assignment.rank, os.getpid(), socket.gethostname(), address)
-
-    def pulse(self) -> Pulse:
-        """What this host is doing now."""
-        phase, seconds = self._phases.current()
-        return Pulse(
-            rank=self._assignment.rank,
-            pid=os.getpid(),
-            phase=phase,
-            phase_seconds=seconds,
-            step=self._step,
-            memory_bytes=psutil.Process().memory_info().rss,
-            leaving=self._leaving,
-        )
 
     def hold(self, lease: int) -> int:
         """Begin no further step of a lease, on any thread: see ``workers.brake``."""
@@ -131,14 +99,6 @@ class Host:
     def release(self, lease: int, last: int) -> None:
         """Run the lease that is held up to this step, on any thread."""
         self._brake.release(lease, last)
-
-    def notice_leaving(self) -> None:
-        """The machine will end this process soon: the pulse says so from now on."""
-        self._leaving = True
-
-    def dump_stacks(self) -> str:
-        """The Python stack of every thread, as text."""
-        return stacks_of_threads()
 
     def execute(self, command: Command) -> Reply:
         """Carry out one command.
@@ -149,7 +109,7 @@ class Host:
         match command:
             case protocol.Join():
                 with self._phases.within("joining"):
-                    return self._join(command.coordinator)
+                    return self._join(command.coordinator, self._run)
             case protocol.Survey():
                 with self._phases.within("surveying"):
                     return self._survey()
@@ -171,23 +131,18 @@ class Host:
     @property
     def state(self) -> TrainState:
         """The current state; only after ``Restore``."""
-        return _present(self._state, "Restore")
+        return present(self._state, "Restore")
 
     @property
     def plan(self) -> EmbeddingPlan:
         """The current plan; only after ``Prepare``."""
-        return _present(self._prepared, "Prepare").plan
+        return present(self._prepared, "Prepare").plan
 
     def close(self) -> None:
         """Stop the pipeline's threads; the process group is left as it is."""
         self._feed.close()
 
     # The commands, in their order.
-
-    def _join(self, coordinator: str) -> protocol.Joined:
-        rank, hosts = self._assignment.rank, self._assignment.hosts
-        self._mesh = join_mesh(coordinator, rank, hosts, self._run)
-        return protocol.Joined(rank, jax.local_device_count(), self._mesh.size)
 
     def _survey(self) -> protocol.Surveyed:
         plan = make_plan(self._program, self._run, self._assignment.hosts, None, None, 0)
@@ -205,7 +160,7 @@ class Host:
         return protocol.Surveyed(self._assignment.rank, dataset.rows, steps, observed)
 
     def _prepare(self, plan: EmbeddingPlan) -> protocol.Prepared:
-        mesh = _present(self._mesh, "Join")
+        mesh = present(self._mesh, "Join")
         if mesh.size != plan.topology.devices:
             raise PlanMismatch(
                 f"host {self._assignment.rank}: the plan is for {plan.topology.devices} devices, "
@@ -246,7 +201,7 @@ class Host:
         return protocol.Prepared(self._assignment.rank, own.hash, data)
 
     def _restore(self, step: int | None) -> protocol.Restored:
-        prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
+        prepared, mesh = present(self._prepared, "Prepare"), present(self._mesh, "Join")
         self._feed.close()
         self._state = None
         self._step = step or 0
@@ -265,7 +220,7 @@ class Host:
         return protocol.Restored(self._assignment.rank, self._step)
 
     def _run_lease(self, lease: protocol.Lease) -> protocol.LeaseDone:
-        prepared = _present(self._prepared, "Prepare")
+        prepared = present(self._prepared, "Prepare")
         if lease.plan_hash != prepared.plan.hash:
             raise PlanMismatch(
                 f"host {self._assignment.rank}: lease {lease.number} is for plan "
@@ -315,7 +270,7 @@ class Host:
         )
 
     def _evaluate(self, split: str, number: int) -> protocol.Evaluated:
-        prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
+        prepared, mesh = present(self._prepared, "Prepare"), present(self._mesh, "Join")
         dataset, _ = self._data(split)
         steps = order_for(dataset, self._run).steps_per_epoch
         pipeline = self._source(split, prepared.plan, prepared.specs).start(0, steps)
@@ -365,7 +320,7 @@ class Host:
     ) -> BatchSource:
         dataset, reader = self._data(split)
         order = order_for(dataset, self._run)
-        mesh = _present(self._mesh, "Join")
+        mesh = present(self._mesh, "Join")
         where = (self._assignment.rank, plan, specs, mesh, self._phases)
         return BatchSource(order, reader, *where, drop_ids=self._run.drop_ids)
 
@@ -373,7 +328,7 @@ class Host:
         """Begin to make the batches from the present step on."""
         dataset, _ = self._data(TRAIN)
         steps = order_for(dataset, self._run).steps_per_epoch * self._run.epochs
-        source = _present(self._prepared, "Prepare").source
+        source = present(self._prepared, "Prepare").source
         self._feed.start(source, self._step, max(steps, self._step + 1))
 
     def _next_batch(self) -> ReadyBatch:
@@ -382,19 +337,13 @@ class Host:
         return self._feed.take()
 
     def _train(self, ready: ReadyBatch) -> StepOutcome:
-        step = (ready.step, _present(self._prepared, "Prepare").train_step)
-        arguments = (self.state, _present(self._metrics, "Restore"), ready.batch)
+        step = (ready.step, present(self._prepared, "Prepare").train_step)
+        arguments = (self.state, present(self._metrics, "Restore"), ready.batch)
         self._state, self._metrics, outcome = self._tracer.run(*step, *arguments)
         self._feed.tell(outcome.agreed)
         return outcome
 
     def _take_metrics(self) -> BinaryMetrics:
-        taken = metrics_on_host(_present(self._metrics, "Restore"))
-        self._metrics = empty_metrics(_present(self._mesh, "Join"))
+        taken = metrics_on_host(present(self._metrics, "Restore"))
+        self._metrics = empty_metrics(present(self._mesh, "Join"))
         return taken
-
-
-def _present[T](value: T | None, command: str) -> T:
-    if value is None:
-        raise RuntimeError(f"the host has not been sent {command} yet")
-    return value

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import psutil
-from jax.sharding import Mesh
 
 from kernels import EmbeddingPlan, SpecError
 from workers import protocol
 from workers.batches import BatchSource, ReadyBatch, encode, raw_batches
-from workers.compilation import use_compilation_cache
-from workers.compiled_steps import CompiledSteps
+from workers.commanded_host import CommandedHost, present
 from workers.data.quarantine import quarantine_of
 from workers.data.reader import ExampleReader
 from workers.errors import PlanMismatch
 from workers.full_storage import room_wanted
-from workers.mesh import free_address, join_mesh, leave_process_group
-from workers.phases import Phases
+from workers.mesh import leave_process_group
 from workers.planning import data_fingerprint, make_plan, planned_specs, rebuilt
 from workers.prediction_data import RowRange, open_predicted, prediction_schema
 from workers.prediction_files import PartWriter
@@ -37,10 +30,9 @@ from workers.prediction_protocol import (
 )
 from workers.predictions import ServedState, load_state, make_prediction_step, own_rows
 from workers.program import load_program
-from workers.protocol import Assignment, Observed, Pulse, merge_observed
+from workers.protocol import Assignment, Observed, merge_observed
 from workers.saved_tables import SavedTables
 from workers.scoring import columns_of
-from workers.stacks import stacks_of_threads
 
 __all__ = ["PredictionHost"]
 
@@ -57,7 +49,7 @@ class _Prepared:
     step: Any
 
 
-class PredictionHost:
+class PredictionHost(CommandedHost):
     """One host that predicts: see ``workers.prediction_protocol``.
 
     It stands in for ``workers.host.Host``, and is told the same ways.
@@ -71,40 +63,17 @@ class PredictionHost:
     def __init__(
         self, run: PredictionSpec, assignment: Assignment, address: str = "127.0.0.1"
     ) -> None:
-        self._run, self._assignment, self._address = run, assignment, address
-        self._phases = Phases()
-        self._step = 0
-        self._leaving = False
+        super().__init__(run, assignment, address)
+        self._run = run
         self._program = load_program(run.program, run.parameters, run.total_steps)
         self._dataset = open_predicted(self._program, run, columns_of(run.method))
         quarantine = quarantine_of(run.run_folder, run.quarantine)
         self._reader = ExampleReader(
             self._dataset, prediction_schema(self._program), quarantine=quarantine
         )
-        self._mesh: Mesh | None = None
         self._prepared: _Prepared | None = None
         self._state: ServedState | None = None
-        use_compilation_cache()
-        self._steps = CompiledSteps.of(run.session, assignment, self._phases)
         self._phases.enter("idle")
-
-    def hello(self) -> protocol.Hello:
-        """Who this host is."""
-        address = free_address(self._address)
-        return protocol.Hello(self._assignment.rank, os.getpid(), socket.gethostname(), address)
-
-    def pulse(self) -> Pulse:
-        """What this host is doing now; steps are counted over all parts of the launch."""
-        phase, seconds = self._phases.current()
-        return Pulse(
-            rank=self._assignment.rank,
-            pid=os.getpid(),
-            phase=phase,
-            phase_seconds=seconds,
-            step=self._step,
-            memory_bytes=psutil.Process().memory_info().rss,
-            leaving=self._leaving,
-        )
 
     def hold(self, lease: int) -> int:
         """There are no leases: a part is finished, or lost with its host."""
@@ -112,14 +81,6 @@ class PredictionHost:
 
     def release(self, lease: int, last: int) -> None:
         """See ``hold``."""
-
-    def notice_leaving(self) -> None:
-        """The machine will end this process soon: the pulse says so from now on."""
-        self._leaving = True
-
-    def dump_stacks(self) -> str:
-        """The Python stack of every thread, as text."""
-        return stacks_of_threads()
 
     def execute(self, command: HostCommand) -> HostReply:
         """Carry out one command.
@@ -130,7 +91,7 @@ class PredictionHost:
         match command:
             case protocol.Join():
                 with self._phases.within("joining"):
-                    return self._join(command.coordinator)
+                    return self._join(command.coordinator, self._run)
             case protocol.Survey():
                 with self._phases.within("surveying"):
                     return self._survey()
@@ -149,11 +110,6 @@ class PredictionHost:
             case _:
                 raise TypeError(f"a host that predicts is not told {type(command).__name__}")
 
-    def _join(self, coordinator: str) -> protocol.Joined:
-        rank, hosts = self._assignment.rank, self._assignment.hosts
-        self._mesh = join_mesh(coordinator, rank, hosts, self._run)
-        return protocol.Joined(rank, jax.local_device_count(), self._mesh.size)
-
     def _survey(self) -> protocol.Surveyed:
         rank, hosts = self._assignment.rank, self._assignment.hosts
         plan = make_plan(self._program, self._run, hosts, None, None, 0)
@@ -168,7 +124,7 @@ class PredictionHost:
         return protocol.Surveyed(rank, rows, -(-rows // self._run.batch_size), observed)
 
     def _prepare(self, plan: EmbeddingPlan) -> protocol.Prepared:
-        mesh = _present(self._mesh, "Join")
+        mesh = present(self._mesh, "Join")
         try:
             specs = planned_specs(self._program, plan)
         except SpecError as error:
@@ -184,7 +140,7 @@ class PredictionHost:
         return protocol.Prepared(self._assignment.rank, own.hash, data)
 
     def _restore(self, step: int | None) -> protocol.Restored:
-        prepared, mesh = _present(self._prepared, "Prepare"), _present(self._mesh, "Join")
+        prepared, mesh = present(self._prepared, "Prepare"), present(self._mesh, "Join")
         saved = SavedTables(Path(self._run.trained), self._program, step)
         saved.verify(self._assignment.rank, self._assignment.hosts)
         self._state = load_state(self._program, prepared.specs, prepared.plan, mesh, saved)
@@ -211,8 +167,8 @@ class PredictionHost:
         self, rows: range, steps: int
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Columns of the rows, batch by batch, and which of them could be used."""
-        prepared = _present(self._prepared, "Prepare")
-        state, mesh = _present(self._state, "Restore"), _present(self._mesh, "Join")
+        prepared = present(self._prepared, "Prepare")
+        state, mesh = present(self._state, "Restore"), present(self._mesh, "Join")
         order = RowRange(rows, self._run.batch_size, steps)
         where = (self._assignment.rank, prepared.plan, prepared.specs, mesh, self._phases)
         pipeline = BatchSource(order, self._reader, *where).start(0, steps)
@@ -229,9 +185,3 @@ class PredictionHost:
                 yield {name: array[real] for name, array in on_host.items()}, usable[real]
         finally:
             pipeline.close()
-
-
-def _present[T](value: T | None, command: str) -> T:
-    if value is None:
-        raise RuntimeError(f"the host has not been sent {command} yet")
-    return value
