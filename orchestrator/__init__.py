@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         HostError,
         RunFailed,
         RunFolderError,
+        StorageUnavailable,
     )
     from orchestrator.summary import Summary
 
@@ -39,6 +40,7 @@ __all__ = [
     "RunConfig",
     "RunFailed",
     "RunFolderError",
+    "StorageUnavailable",
     "Summary",
     "WrongPackageError",
     "check_installation",
@@ -54,6 +56,7 @@ _HOMES = {
     "RunConfig": "orchestrator.config",
     "RunFailed": "orchestrator.errors",
     "RunFolderError": "orchestrator.errors",
+    "StorageUnavailable": "orchestrator.errors",
     "Summary": "orchestrator.summary",
     "load_config": "orchestrator.config_loading",
 }

@@ -148,6 +148,8 @@ class FailureConfig(Section):
     """Time for one lease, with compilation and the start of a save."""
     evaluate_timeout: Seconds = 1800.0
     """Time for one evaluation, with compilation."""
+    storage_timeout: Seconds = 60.0
+    """Time for which the driver asks storage again that answers with errors; then the run ends."""
     preemption_grace: Seconds = 25.0
     """Time in which the driver saves and leaves after a SIGTERM; then it leaves without."""
     nan: Literal["stop", "skip", "rollback"] = "stop"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -50,6 +49,7 @@ from orchestrator.report_command import write_report
 from orchestrator.retention import Retention
 from orchestrator.run_folder import Identity, RunFolder, default_run_folder, read_history
 from orchestrator.schedule import Schedule
+from orchestrator.shared_storage import SharedStorage, storage_wanted
 from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary
 from orchestrator.surroundings import Surroundings
@@ -128,11 +128,13 @@ class Driver:
         Raises:
             EmberayError: The input cannot be used (``DataError``, ``ProgramError``, ``SpecError``,
                 ``RunFolderError``), or the run failed (``RunFailed``, ``NonFiniteLoss``, …), or its
-                own files found no room (``StorageFull``).
+                own files found no room (``StorageFull``), or their storage answered with errors
+                for too long (``StorageUnavailable``).
         """
         ledger = Ledger(time.monotonic(), kind="planning")
         remedy = "free some space, and go on with --resume"
-        with room_wanted(self._run_dir or Path("runs"), "the run's files", remedy):
+        folder = self._run_dir or Path("runs")
+        with room_wanted(folder, "the run's files", remedy), storage_wanted(folder.absolute()):
             try:
                 return self._fit(ledger)
             finally:
@@ -175,7 +177,6 @@ class Driver:
             self._controller.request_resize(hosts)
 
     def _fit(self, ledger: Ledger) -> Summary:
-        from workers.checkpoint import committed_steps
         from workers.planning import check_batch_size, check_inputs, resolve_data
         from workers.program import load_program
 
@@ -192,11 +193,12 @@ class Driver:
         program = load_program(config.program, config.parameters, run.total_steps)
 
         folder = self._open.enter_context(RunFolder(path, resume=self._resume))
+        storage = SharedStorage(folder.checkpoints, config.failures.storage_timeout)
         hide = self._hide = Redactor.of(config.model_dump(), {"data": data}, os.environ)
         same = hide.values(config.identity(data))
         identity = Identity(program.fingerprint(), inputs.fingerprint, same)
         if folder.resumed:
-            self._check_resumed(folder, identity)
+            self._check_resumed(folder, identity, storage)
             finished = folder.finished_summary(schedule.total_steps)
             if finished is not None:
                 return finished
@@ -220,12 +222,12 @@ class Driver:
         around = Surroundings(
             group=open_hosts(run, config, self._open),
             planner=LaunchPlanner(program, run, config.fixed_limits),
-            committed=lambda: committed_steps(folder.checkpoints),
+            committed=storage.committed,
             set_aside=folder.set_checkpoint_aside,
             journal=journal,
             ledger=ledger,
             clock=time.monotonic,
-            free=lambda: shutil.disk_usage(_existing(folder.checkpoints)).free,
+            free=storage.free,
         )
         check = LaunchCheck(config, path, journal.record)
         self._open.callback(check.close)
@@ -238,7 +240,7 @@ class Driver:
             history=read_history(folder.path / "events.jsonl"),
             plan=_newest_plan(folder),
         )
-        return self._lead(controller, check, folder, program.name, data, ledger)
+        return self._lead(controller, check, folder, program.name, data, ledger, storage)
 
     def _lead(
         self,
@@ -248,16 +250,20 @@ class Driver:
         program: str,
         data: str,
         ledger: Ledger,
+        storage: SharedStorage,
     ) -> Summary:
         """Step the controller to its end, and write the summary, however it ends."""
-        grace = self.config.failures.preemption_grace
+
+        def stop(number: int) -> None:
+            within = self.config.failures.preemption_grace if number == SIGTERM else None
+            storage.leave_within(within)
+            controller.request_stop(within)
+
         status: Literal["finished", "interrupted", "failed"] = "interrupted"
         error: str | None = None
         best_possible: dict[str, float] | None = None
         try:
-            with stop_on_signals(
-                lambda number: controller.request_stop(grace if number == SIGTERM else None)
-            ):
+            with stop_on_signals(stop):
                 while not isinstance(state := controller.step(), states.Ended):
                     check.advance()
                     if self._console is not None:
@@ -284,14 +290,12 @@ class Driver:
             self._report(folder.path)
         return summary
 
-    def _check_resumed(self, folder: RunFolder, identity: Identity) -> None:
+    def _check_resumed(self, folder: RunFolder, identity: Identity, storage: SharedStorage) -> None:
         """Refuse another run than the folder's; where that has saved nothing yet, start it over."""
-        from workers.checkpoint import committed_steps
-
         try:
             folder.check_identity(identity)
         except RunFolderError:
-            if committed_steps(folder.checkpoints):
+            if storage.committed(made=False):
                 raise
             folder.start_over()
 
@@ -335,11 +339,6 @@ class Driver:
             console = self._console = Console()
             self._open.callback(console.close)
             yield console
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    return path if path.exists() else _existing(path.parent)
 
 
 def _absolute(data: str) -> str:

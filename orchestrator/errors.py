@@ -6,6 +6,7 @@
     ├── ClusterError         Ray cannot be started or reached
     ├── CompilerError        the TPU compiler took too long, or ended its process
     ├── HostError            an exception that left a host, as text
+    ├── StorageUnavailable   storage answers with errors, and goes on doing so
     └── RunFailed            the run cannot go on; it says why and what the hosts said last
 
 Errors that the user's input causes on a host (``DataError``, ``ProgramError``, ``SpecError``, …;
@@ -27,6 +28,7 @@ __all__ = [
     "HostError",
     "RunFailed",
     "RunFolderError",
+    "StorageUnavailable",
 ]
 
 
@@ -81,6 +83,23 @@ class HostError(EmberayError):
         mistake = module == "" and isinstance(error, RuntimeError) and kind is not RuntimeError
         transient = isinstance(error, RuntimeError | OSError | MemoryError) and not mistake
         return HostError(f"{module}{kind.__qualname__}", str(error), transient)
+
+
+class StorageUnavailable(EmberayError):
+    """The storage of the run's folder answers with errors, and was given time to cease.
+
+    Attributes:
+        path: What it was asked about.
+        errno: Number of its answer, as in the module ``errno``; 0 if it gave none.
+    """
+
+    def __init__(self, message: str, path: str = "", errno: int = 0) -> None:
+        self.path = path
+        self.errno = errno
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[StorageUnavailable], tuple[str, str, int]]:
+        return type(self), (str(self), self.path, self.errno)
 
 
 class RunFailed(EmberayError):

@@ -64,9 +64,9 @@ class Retention:
 
     def _clean(self) -> None:
         """Delete; what the file system refuses is tried again next time."""
-        if not self._folder.is_dir():
-            return
         try:
+            if not self._folder.is_dir():
+                return
             names = [entry.name for entry in self._folder.iterdir() if entry.is_dir()]
             committed = [int(name) for name in names if name.isdecimal()]
             verified = [step for step in committed if self._is_whole(self._folder / str(step))]

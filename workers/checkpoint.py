@@ -22,6 +22,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -52,11 +53,26 @@ CHUNK_BYTES = 16 << 20
 """Most bytes of an array that are stored, and so must be read, as one piece."""
 
 
-def committed_steps(folder: Path) -> tuple[int, ...]:
-    """Steps of the committed checkpoints in a folder, ascending; empty if there is no folder."""
-    if not folder.is_dir():
+def committed_steps(folder: Path, *, missing_ok: bool = True) -> tuple[int, ...]:
+    """Steps of the committed checkpoints in a folder, ascending.
+
+    Args:
+        folder: The folder.
+        missing_ok: Whether none are found where there is no folder. One that the folder above
+            names must be there in any case: storage that is in trouble may hide it.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except FileNotFoundError:
+        above = folder.absolute().parent
+        named = above.is_dir() and any(entry.name == folder.name for entry in above.iterdir())
+        if named or not missing_ok:
+            raise
         return ()
-    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
     return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
 

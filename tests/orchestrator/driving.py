@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class Simulation:
     """What the driver meets instead of Ray, workers and data."""
 
     def __init__(self):
-        self.faults = None
+        self.faults: Any = None
         self.fingerprint = "one"
         self.data = "data"
         self.error = None
