@@ -13,7 +13,7 @@ from orchestrator.command_groups import Commands
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config
 from orchestrator.errors import ConfigError
-from orchestrator.own_data import COLUMNS_PROGRAM, complete
+from orchestrator.own_data import COLUMNS_PROGRAM, complete, run_length
 
 if TYPE_CHECKING:
     from workers.data.holdout import Holdout
@@ -130,6 +130,8 @@ def _limits(config: RunConfig, found: Understanding) -> Iterator[str]:
     from workers.program import load_program
 
     program = load_program(COLUMNS_PROGRAM, found.parameters())
+    if "batch_size" not in config.model_fields_set:
+        config = config.model_copy(update={"batch_size": run_length(found.rows)[0]})
     holdout = complete_holdout(config)
     run = config.run_spec(str(config.data), "")
     run = replace(run, holdout=holdout)

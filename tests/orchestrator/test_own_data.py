@@ -112,7 +112,7 @@ def test_describe(data, capsys):
     assert re.search(r"^user +int64 +0 +30 +\d\.\d% +\d\.\d% +0\.\d{3}$", said, re.MULTILINE)
     assert "ids: the name says ids, from 0 to 29: each is its own row" in said
     assert "time: a moment (s since 1970), over 25 days: its hour, weekday are ids" in said
-    assert "limits for batches of 1,024 on 4 devices, 3 tables together:" in said
+    assert "limits for batches of 128 on 4 devices, 3 tables together:" in said
     assert main(["data", "describe", data]) == 0
     assert "label" not in capsys.readouterr().out
     assert main(["data", "describe", data, "label=stars", "--config"]) == 0

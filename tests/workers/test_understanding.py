@@ -53,6 +53,7 @@ def table():
             "timestamp": 1_600_000_000 + rows * 40_000,
             "flag": rows % 2 == 0,
             "country": ["NL"] * ROWS,
+            "coupon": [None if row % 4 else f"coupon {row % 3}" for row in rows],
             "empty": pa.nulls(ROWS, pa.string()),
             "rating": 3.0 + label,
             "user_name": [f"name {one}" for one in user],
@@ -86,6 +87,7 @@ def test_columns_are_taken_for_what_they_are(understood):
         "timestamp": "time",
         "flag": "ids",
         "country": "left out",
+        "coupon": "vocabulary",
         "empty": "left out",
         "rating": "left out",
         "user_name": "left out",
@@ -116,6 +118,7 @@ def test_figures(understood):
     columns = {column.name: column for column in understood.columns}
     assert understood.rows == understood.sample_rows == ROWS - ROWS // 10
     assert columns["rate"].nulls == pytest.approx(1 / 3, abs=0.01)
+    assert columns["coupon"].nulls == 0.75
     assert columns["empty"].nulls == 1
     assert columns["hour"].counts.distinct == 24
     assert columns["country"].counts.top_share == 1

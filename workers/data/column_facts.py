@@ -28,11 +28,13 @@ class Known:
 
     Attributes:
         nulls: How many.
+        rows: Of how many rows, those that are held out among them.
         least: Smallest value.
         most: Largest value.
     """
 
     nulls: int | None = None
+    rows: int | None = None
     least: Any = None
     most: Any = None
 
@@ -54,11 +56,12 @@ def _merged(parts: list[Any], groups: int) -> Known:
         return Known()
     counted = all(part.has_null_count for part in parts)
     nulls = sum(part.null_count for part in parts) if counted else None
+    rows = None if nulls is None else nulls + sum(part.num_values for part in parts)
     ends = [part for part in parts if part.has_min_max]
     # A row group of nothing but nulls has no ends, and needs none.
     if len(ends) < sum(part.num_values > 0 for part in parts) or not ends:
-        return Known(nulls)
-    return Known(nulls, min(part.min for part in ends), max(part.max for part in ends))
+        return Known(nulls, rows)
+    return Known(nulls, rows, min(part.min for part in ends), max(part.max for part in ends))
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class ColumnFacts:
         if pa.types.is_floating(self.type):
             absent = int(np.isnan(self.numbers).sum())
         elif self.known.nulls is not None:
-            return self.known.nulls / max(self.rows, self.known.nulls)
+            return self.known.nulls / max(self.known.rows or self.rows, self.known.nulls, 1)
         else:
             absent = int(null_mask(self.values).sum())
         return absent / max(len(self.values), 1)
