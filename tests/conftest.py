@@ -8,7 +8,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests.parallel import Pieces, file_of, processes_for, shares_runs
+from tests.parallel import Pieces, file_of, processes_for, turn_of
 from tests.runs import ray_head, small_flights, start
 
 __all__ = ["ray_head", "small_flights", "start"]
@@ -34,4 +34,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Pieces:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not shares_runs(file_of(item.nodeid)))
+        items.sort(key=lambda item: turn_of(file_of(item.nodeid)))

@@ -3,6 +3,8 @@
 The tests of a file stay together, in order, as they share what is compiled and prepared. Those of
 all files that start a Ray cluster, or use what real runs share (a cluster, and a run that others
 are compared with), are one piece, and begin first: one at a time uses Ray, and they take longest.
+Those whose clusters have many nodes with little to do mostly wait, and come last, beside what is
+left of the others.
 """
 
 from __future__ import annotations
@@ -15,19 +17,28 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-__all__ = ["Pieces", "file_of", "processes_for", "shares_runs"]
+__all__ = ["Pieces", "file_of", "processes_for", "turn_of"]
 
 ROOT = Path(__file__).parents[1]
 SHARED = re.compile(r"\b(ray_head|undisturbed|RaySession|cluster_utils|RaySliceHosts)\b")
 """Names of what real runs share, and of what starts a Ray cluster: two at once are too many for two
 cores, where Ray's parts then miss the deadlines of their start."""
+WAITING = re.compile(r"\bdef light_nodes\b")
+"""What those have whose clusters have many nodes."""
 MOST_PROCESSES = 4
 
 
 @functools.cache
-def shares_runs(file: str) -> bool:
-    """Whether a file (a path from the root of the repository) has tests that do."""
-    return bool(SHARED.search((ROOT / file).read_text()))
+def turn_of(file: str) -> int:
+    """When a file's tests come (a path from the root of the repository).
+
+    Returns:
+        0 for those that share what real runs use, 2 for those that mostly wait, 1 for all others.
+    """
+    text = (ROOT / file).read_text()
+    if WAITING.search(text):
+        return 2
+    return 0 if SHARED.search(text) else 1
 
 
 def file_of(nodeid: str) -> str:
@@ -50,4 +61,4 @@ class Pieces(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = file_of(nodeid)
-        return "real runs" if shares_runs(file) else file
+        return "real runs" if turn_of(file) == 0 else file
