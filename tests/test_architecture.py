@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 from collections.abc import Iterator
@@ -83,6 +84,21 @@ def test_modules_name_what_is_public() -> None:
         assert getattr(module, "__all__", None), f"{file.relative_to(ROOT)} has no __all__"
         for name in module.__all__:
             assert hasattr(module, name), f"{file.relative_to(ROOT)}: no {name}"
+
+
+def test_what_is_imported_is_public() -> None:
+    """Between files of ours, nothing is imported that its module does not list in ``__all__``."""
+    for file in [*sources(), *sorted((ROOT / "benchmarks").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or str(node.module).split(".")[0] not in FLOORS:
+                continue
+            module = importlib.import_module(str(node.module))
+            package = hasattr(module, "__path__")
+            for name in (alias.name for alias in node.names):
+                if package and importlib.util.find_spec(f"{node.module}.{name}"):
+                    continue
+                where = f"{file.relative_to(ROOT)}:{node.lineno}"
+                assert name in module.__all__, f"{where}: {node.module} has no {name} in __all__"
 
 
 def test_the_lock_file_stays_out() -> None:

@@ -31,6 +31,7 @@ from workers.protocol import Observed, Squeezed
 from workers.training import DeviceBatch
 
 __all__ = [
+    "CHUNK_STEPS",
     "BatchSource",
     "EncodedBatch",
     "RawBatch",

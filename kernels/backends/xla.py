@@ -29,7 +29,7 @@ from kernels.preprocessing.format import row_pointers_per_sparsecore
 from kernels.specs import QuantizationConfig
 from kernels.variables import EmbeddingVariables, like_slots
 
-__all__ = ["XlaBackend"]
+__all__ = ["XlaBackend", "decoded", "encoded", "updated"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from orchestrator.report.curves import Curve
 from orchestrator.report.words import element, figure, size, text
 
-__all__ = ["BandMark", "LineChart", "band_chart", "line_chart", "size_ticks", "ticks", "time_ticks"]
+__all__ = [
+    "COLOURS",
+    "BandMark",
+    "LineChart",
+    "band_chart",
+    "line_chart",
+    "size_ticks",
+    "ticks",
+    "time_ticks",
+]
 
 WIDTH, HEIGHT = 520, 230
 BAND_WIDTH, BAND_HEIGHT = 1080, 230

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["Counts", "auc_by_groups", "count_groups", "groups_of", "quantile_groups"]
+__all__ = ["Counts", "auc_by_groups", "auc_of", "count_groups", "groups_of", "quantile_groups"]
 
 PRIOR = 10.0
 """Rows at the mean rate that every group is counted with."""

@@ -25,7 +25,7 @@ import numpy as np
 
 from workers.errors import DataError
 
-__all__ = ["PADDING_ROW", "Order", "RowOrder", "default_logical_shards"]
+__all__ = ["PADDING_ROW", "Order", "RowOrder", "default_logical_shards", "order_of"]
 
 PADDING_ROW = -1
 """Row id of a slot that holds no row."""

@@ -30,6 +30,7 @@ from workers.data.transforms import Ids, InvalidValue, Lists
 from workers.errors import DataError
 
 __all__ = [
+    "HOURS",
     "ClickLog",
     "best_of",
     "check_synthetic",

@@ -32,7 +32,7 @@ import pyarrow as pa
 from workers.data.transforms.columns import is_text
 from workers.errors import DataError
 
-__all__ = ["hash_values", "into_buckets", "mix"]
+__all__ = ["GOLDEN", "hash_values", "into_buckets", "mix"]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _WORD = np.dtype("<u8")

@@ -13,7 +13,7 @@ from workers.data.transforms.columns import expect, is_text, plain
 from workers.data.transforms.lists import Lists, Tags
 from workers.errors import ProgramError
 
-__all__ = ["Separated"]
+__all__ = ["Separated", "cut"]
 
 
 @dataclass(frozen=True)
