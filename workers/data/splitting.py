@@ -6,13 +6,13 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
 
-import numpy as np
 import pyarrow as pa
 
 from workers.data.dataset import Dataset, RowGroup, open_dataset, read_columns
 from workers.data.holdout import Holdout, Part
+from workers.data.ranked_value import few_in_order, ranked_value
 from workers.data.tables import read_statistics
-from workers.data.transforms.times import is_time, moments_of
+from workers.data.transforms.times import is_time
 from workers.errors import DataError
 
 __all__ = ["open_part", "resolve_holdout"]
@@ -40,6 +40,11 @@ def open_part(
     holdout.check(whole.schema)
     groups, first = [], 0
     held_out = split == "test"
+    if whole.rows < 2:
+        raise DataError(
+            f"data '{path}' has 1 row; to train and to evaluate takes at least 2: give more data, "
+            "or folders 'train' and 'test'"
+        )
     counts = None if holdout.by == "random" else _held_out_rows(whole.row_groups, holdout)
     for number, group in enumerate(whole.row_groups):
         part = Part(holdout, held_out, group.rows, group.first_row)
@@ -61,7 +66,8 @@ def open_part(
 def resolve_holdout(path: str, holdout: Holdout) -> Holdout:
     """The same with ``start`` filled in: the moment from which on ``share`` of the rows are.
 
-    Reads the column once. The driver does this once a run, so that all hosts have the same.
+    The driver does this once a run, so that all hosts have the same. The column is read only in row
+    groups whose statistics do not tell, in bounded memory: see ``workers.data.ranked_value``.
 
     Raises:
         DataError: The column is missing, of another type, or holds no moment.
@@ -71,28 +77,19 @@ def resolve_holdout(path: str, holdout: Holdout) -> Holdout:
     whole = open_dataset(path, "train", holdout.columns)
     holdout.check(whole.schema)
     column = str(holdout.column)
-    chunks = [_numbers(read_columns(group, {column}).column(column)) for group in whole.row_groups]
-    values = np.sort(np.concatenate(chunks))
-    if not values.size:
+    kind = whole.schema.field(column).type
+    found = ranked_value(whole.row_groups, column, kind, 1 - holdout.share)
+    if found is None:
         raise DataError(f"holdout.column '{column}' holds nothing but nulls")
-    start = values[int(len(values) * (1 - holdout.share))]
-    if start == values[0]:
+    if not found.below:
         raise DataError(
             f"holdout.column '{column}' has the same value in most rows, so there is no moment "
             f"to part the last {holdout.share:.0%} of them at: choose another column"
         )
-    if not is_time(whole.schema.field(column).type):
-        return replace(holdout, start=start.item())
-    moment = pa.scalar(int(start), pa.timestamp("us"))
+    if not is_time(kind):
+        return replace(holdout, start=found.value)
+    moment = pa.scalar(found.value, pa.timestamp("us"))
     return replace(holdout, start=moment.as_py().isoformat())
-
-
-def _numbers(values: pa.ChunkedArray) -> np.ndarray:
-    """Numbers as they are, moments in microseconds; without nulls."""
-    if is_time(values.type):
-        values = moments_of(values).cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    found = values.drop_null().to_numpy()
-    return found[~np.isnan(found)] if found.dtype.kind == "f" else found
 
 
 @lru_cache(maxsize=8)
@@ -100,16 +97,15 @@ def _held_out_rows(groups: tuple[RowGroup, ...], holdout: Holdout) -> tuple[int,
     """How many rows of each row group are held out."""
     (column,) = holdout.columns
     told = _told_by_statistics(groups, holdout) if holdout.by == "time" else {}
-    counts = []
-    for group in groups:
+
+    def held_out(group: RowGroup) -> int:
         known = told.get((str(group.file), group.index))
-        if known is None:
-            table = read_columns(group, {column})
-            known = int(holdout.held_out(table.column(column)).sum())
-        else:
-            known = group.rows if known else 0
-        counts.append(known)
-    return tuple(counts)
+        if known is not None:
+            return group.rows if known else 0
+        table = read_columns(group, {column})
+        return int(holdout.held_out(table.column(column)).sum())
+
+    return tuple(few_in_order(held_out, groups))
 
 
 def _told_by_statistics(
@@ -117,8 +113,9 @@ def _told_by_statistics(
 ) -> dict[tuple[str, int], bool]:
     """Row groups that are held out whole, or not at all, as their statistics tell."""
     (column,) = holdout.columns
-    told = {}
-    for file in dict.fromkeys(str(group.file) for group in groups):
+
+    def of_file(file: str) -> dict[tuple[str, int], bool]:
+        told = {}
         for index, name, statistics in read_statistics(file):
             if name != column or not statistics.has_min_max or statistics.null_count != 0:
                 continue
@@ -131,4 +128,7 @@ def _told_by_statistics(
             sure = low == high and not (low and statistics.physical_type in ("FLOAT", "DOUBLE"))
             if sure:
                 told[file, index] = low
-    return told
+        return told
+
+    files = dict.fromkeys(str(group.file) for group in groups)
+    return {place: low for told in few_in_order(of_file, files) for place, low in told.items()}
