@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.data.convert import Settings, convert
+from workers.data.convert import sources as convert_sources
 from workers.data.convert.parts import PartWriter
 from workers.data.convert.sources import blocks_of, sources_of
 from workers.data.dataset import open_dataset
@@ -288,6 +289,28 @@ def test_damaged_empty_and_odd_sources_are_named(tmp_path: Path) -> None:
     text = write(tmp_path / "t.csv", ["a,b", "1,2", "", "x,4"])
     with pytest.raises(DataError, match="line 4, column 'a'"):
         convert(Settings("csv", types={"a": "int64"}), [text], tmp_path / "out8")
+
+
+class Counted(str):
+    """A name that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_many_sources_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert_sources, "kind_of", lambda name: "file")
+    monkeypatch.setattr(convert_sources, "_source", lambda name: name)
+    names = [Counted(f"part-{number}.csv") for number in range(3000)]
+    assert sources_of(names) == names
+    assert Counted.compared < 3 * len(names)
+    with pytest.raises(DataError, match=r"'part-7\.csv' is named twice"):
+        sources_of([*names, Counted("part-7.csv")])
 
 
 @settings(max_examples=50, deadline=None)

@@ -77,9 +77,11 @@ def sources_of(names: Sequence[str]) -> list[Source]:
             endings = ", ".join([*_TEXT_ENDINGS, *_COMPRESSIONS])
             raise DataError(f"source '{name}' has no file that ends with {endings}")
         found += files if kind == "folder" else [name]
-    twice = next((name for name in found if found.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"source '{twice}' is named twice; its rows would be there twice")
+    seen: set[str] = set()
+    for name in found:
+        if name in seen:
+            raise DataError(f"source '{name}' is named twice; its rows would be there twice")
+        seen.add(name)
     return [_source(name) for name in found]
 
 
