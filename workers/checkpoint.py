@@ -114,6 +114,7 @@ class Checkpoints:
         self._host, hosts = jax.process_index(), jax.process_count()
         self._hosts = frozenset(range(hosts))
         self._saving: Future[None] | None = None
+        self._attempts = 0
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
@@ -128,18 +129,23 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT_SECONDS),
             ),
         )
+        self._committed = set(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState) -> None:
         """Start saving the state after ``step`` steps; returns once it is copied off the devices.
 
-        Waits for a save still under way. Does nothing if this step is saved.
+        Waits for a save still under way. Does nothing if this step is committed. A step whose save
+        has failed is saved anew; all hosts must have been told of the failure.
 
         Raises:
             Exception: The save before has failed.
         """
         self.wait()
-        if step in self._manager.all_steps():
+        if step in self._committed:
             return
+        if step in self._manager.all_steps():
+            self._manager.reload()  # It counts a step as soon as its save begins.
+        self._attempts += 1
         copy = self._snapshots.take(state)
         start = functools.partial(
             self._manager.save,
@@ -162,9 +168,9 @@ class Checkpoints:
             # What is not copied must be off the devices before the next step gives it away.
             start()
             start = None
-        self._saving = self._saver.submit(self._write, step, start)
+        self._saving = self._saver.submit(self._write, step, self._attempts, start)
 
-    def _write(self, step: int, start: Callable[[], Any] | None) -> None:
+    def _write(self, step: int, attempt: int, start: Callable[[], Any] | None) -> None:
         """Write a checkpoint and commit it, on the thread for that."""
         if start is not None:
             start()
@@ -173,12 +179,13 @@ class Checkpoints:
 
         def meet(point: str) -> None:
             ocp.multihost.sync_global_processes(
-                f"checkpoint-{step}-{point}",
+                f"checkpoint-{step}-{attempt}-{point}",  # a name serves once
                 timeout=SAVE_TIMEOUT_SECONDS,
                 processes=set(self._hosts),
             )
 
         seal(self._folder / str(step), self._host, len(self._hosts), meet)
+        self._committed.add(step)
 
     def reserve(self, state: TrainState) -> None:
         """Get host memory for saves of such a state ready, in the background."""

@@ -14,8 +14,9 @@ import heapq
 import json
 import os
 import re
+import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ CHECKSUMS = "checksums.json"
 
 BLOCK_BYTES = 4 << 20
 """Bytes read at once by each thread."""
+
+LOOKS_AGAIN_SECONDS = 0.2, 0.8
+"""Pauses before a file that is to be restored counts as missing: network storage may hide one for a
+moment, and a checkpoint with a missing file is set aside."""
 
 
 def write_checksums(folder: Path) -> None:
@@ -107,7 +112,7 @@ def verify_files(folder: Path, share: int = 0, shares: int = 1) -> bool:
         return False
     own = _share(files, share, shares)
     for name in own:
-        _check_size(folder, name, files[name][0])
+        _check_size(folder, name, files[name][0], LOOKS_AGAIN_SECONDS)
     with ThreadPoolExecutor(_threads()) as pool:
         found = pool.map(lambda name: _size_and_sum(folder / name)[1], own)
         for name, checksum in zip(own, found, strict=True):
@@ -202,14 +207,18 @@ def _read_checksums(folder: Path) -> dict[str, tuple[int, int]] | None:
     )
 
 
-def _check_size(folder: Path, name: str, size: int) -> None:
-    try:
-        found = (folder / name).stat().st_size
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{_where(folder)}: '{name}' is missing; use another checkpoint, or bring the "
-            "file back from a copy"
-        ) from None
+def _check_size(folder: Path, name: str, size: int, pauses: Sequence[float] = ()) -> None:
+    for pause in (*pauses, None):
+        try:
+            found = (folder / name).stat().st_size
+            break
+        except FileNotFoundError:
+            if pause is None:
+                raise CheckpointError(
+                    f"{_where(folder)}: '{name}' is missing; use another checkpoint, or bring the "
+                    "file back from a copy"
+                ) from None
+            time.sleep(pause)
     if found != size:
         raise CheckpointError(
             f"{_where(folder)}: '{name}' has {found} bytes, but {size} were written; use "

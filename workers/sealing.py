@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ class SealedFolder(atomicity.AtomicRenameTemporaryPath):
         final = self._final_path
         if final.name.isdecimal():
             self._final_path = _unsealed(final)
+            # Left by a save of the same step that was never sealed; no folder takes its place.
+            await asyncio.to_thread(shutil.rmtree, self._final_path, ignore_errors=True)
         try:
             await super().finalize()
         finally:

@@ -130,6 +130,22 @@ def test_a_missing_file_is_named(copy: Path, plan: EmbeddingPlan, state: TrainSt
     assert not looks_whole(copy / "3")
 
 
+def test_a_file_that_hides_for_a_moment_is_not_missing(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, hidden = copy / "3" / "tables" / "_METADATA", copy / "hidden"
+    file.rename(hidden)
+    pauses: list[float] = []
+
+    def back(seconds: float) -> None:
+        pauses.append(seconds)
+        hidden.rename(file)
+
+    monkeypatch.setattr(checksums.time, "sleep", back)
+    assert verify_files(copy / "3")
+    assert pauses == [checksums.LOOKS_AGAIN_SECONDS[0]]
+
+
 def test_a_checkpoint_without_checksums_is_restored_with_a_notice(
     copy: Path, plan: EmbeddingPlan, state: TrainState, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -145,3 +145,40 @@ def test_a_save_that_failed_is_told_by_the_next_wait_alone(
     checkpoints.save(4, state)
     checkpoints.wait()
     assert committed_steps(tmp_path) == (4,)
+
+
+@pytest.mark.parametrize("broken", ["seal", "finalize"])
+def test_a_step_whose_save_failed_can_be_saved_again(
+    broken: str, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = features((60, 20))
+    first = state_of(plan_of(specs, 2, 1, True), specs, 3)
+    second = state_of(plan_of(specs, 2, 1, True), specs, 4)
+
+    async def finalize(folder: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        if broken == "seal":
+            patched.setattr(checkpoint, "seal", fail)
+        else:
+            patched.setattr(sealing.SealedFolder, "finalize", finalize)
+        checkpoints.save(3, first)
+        with pytest.raises(Exception, match="Input/output error"):
+            checkpoints.wait()
+    assert committed_steps(tmp_path) == ()
+    checkpoints.save(3, second)
+    checkpoints.wait()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["3"]
+    assert verify_files(tmp_path / "3")
+    restored = checkpoints.restore(3, like(second), lambda: second)
+    wanted = jax.device_get(second.tables)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored.tables), wanted)
+    # What is committed stays as it is.
+    checkpoints.save(3, first)
+    checkpoints.wait()
+    restored = checkpoints.restore(3, like(second), lambda: second)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored.tables), wanted)
