@@ -140,7 +140,11 @@ def _limits(config: RunConfig, found: Understanding) -> Iterator[str]:
     for stack, seen in observed.items():
         yield (
             f"limits for batches of {config.batch_size:,} on {partitions} devices, "
-            f"{len(tables[stack])} tables together: {seen.max_ids_per_partition:,} ids and "
+            f"{_together(len(tables[stack]))}: {seen.max_ids_per_partition:,} ids and "
             f"{seen.max_unique_ids_per_partition:,} different ones from a device to another, "
             f"{seen.required_buffer_size_per_device:,} in a device's buffer"
         )
+
+
+def _together(tables: int) -> str:
+    return "one table" if tables == 1 else f"{tables} tables together"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from decimal import Decimal
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -207,6 +210,7 @@ def test_labels(values, positive, rate):
         (["a", "b", "c"], "holds 3 different words"),
         ([[1], [2]], "has type list"),
         ([1.0, float("nan")], "holds NaN"),
+        ([0.0, 1.0, float("inf")], "holds infinite numbers"),
     ],
 )
 def test_labels_that_cannot_be(values, said):
@@ -218,12 +222,63 @@ def test_data_that_cannot_be(tmp_path):
     data = write(tmp_path / "d", y=[0, 1] * 60, key=[f"k{n}" for n in range(120)])
     with pytest.raises(DataError, match=r"no column 'z'; it has 'y', 'key'"):
         understand(data, "z")
-    with pytest.raises(DataError, match=r"no column can be used: .*'key': nearly every row"):
+    with pytest.raises(DataError, match=r"no column can be .* 'y': 'key': nearly every row"):
         understand(data, "y").parameters()
+    alone = write(tmp_path / "alone", y=[0, 1] * 60)
+    with pytest.raises(DataError, match="the data has no other column"):
+        understand(alone, "y").parameters()
+    single = write(tmp_path / "single", y=[1], key=["k"])
+    with pytest.raises(DataError, match="takes at least 2"):
+        understand(single, "y", Holdout())
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    names = ["y", "key", "key"]
+    table = pa.table([pa.array([0, 1])] * 3, names=names)
+    pq.write_table(table, twice / "part.parquet")
+    with pytest.raises(DataError, match=r"same name \('key' 2 times\)"):
+        understand(str(twice), "y")
     with pytest.raises(DataError, match="no label was named"):
         understand(data).parameters()
     with pytest.raises(DataError, match="has its own program"):
         understand("synthetic", "label")
+
+
+def test_types_that_warehouses_write(tmp_path):
+    r = np.random.default_rng(0)
+    labels = r.integers(0, 2, 200).tolist()
+    price = [
+        None if row % 9 == 0 else Decimal(int(r.integers(100, 9999))) / 100 for row in range(200)
+    ]
+    data = write(
+        tmp_path / "d",
+        **{"": [1] * 200},
+        price=pa.array(price, pa.decimal128(12, 2)),
+        shop_id=pa.array([Decimal(row % 7) for row in range(200)], pa.decimal128(38, 0)),
+        view=pa.array([f"v{row % 3}" for row in range(200)], pa.string_view()),
+        bytes=pa.array([b"a", b"\xff"] * 100),
+        endless=[float("inf"), 1.0, 2.0, float("-inf")] * 50,
+        y=pa.array([Decimal(one) for one in labels], pa.decimal128(1, 0)),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = understand(data, "y", Holdout())
+    taken = {column.name: column.taken for column in found.columns}
+    assert {name: one.kind for name, one in taken.items()} == {
+        "": "left out",
+        "price": "number",
+        "shop_id": "left out",
+        "view": "vocabulary",
+        "bytes": "hashed",
+        "endless": "number",
+        "y": "label",
+    }
+    assert "convert them to int64" in taken["shop_id"].why
+    assert taken["price"].numbers["price"]["most"] <= 100
+    assert taken["endless"].numbers["endless"]["most"] == 2
+    schema = load_program("workers.programs.columns:program", found.parameters()).schema
+    examples = schema.apply(pq.read_table(data))
+    assert examples.labels.tolist() == labels
+    assert np.isfinite(examples.dense).all()
 
 
 def test_data_of_numbers_alone_has_ids_too(tmp_path):

@@ -71,6 +71,8 @@ class Taken:
 def take(facts: ColumnFacts) -> Taken:
     """Decide what a column is."""
     kind = facts.type
+    if not facts.name:
+        return Taken("left out", "it has no name")
     if is_list(facts.values.type):
         return _lists(facts)
     if not (is_hashable(kind) or is_number(kind) or is_time(kind)):
@@ -100,6 +102,8 @@ def take(facts: ColumnFacts) -> Taken:
         return _text(facts)
     if pa.types.is_integer(kind) and (said := _integers_are_ids(facts)):
         return _integer_ids(facts, said)
+    if pa.types.is_decimal(kind) and kind.scale <= 0 and _named_as_ids(facts.name):
+        return Taken("left out", f"the name says ids, but they are {kind}: convert them to int64")
     return _number(facts)
 
 
@@ -133,6 +137,12 @@ def _vocabulary(facts: ColumnFacts) -> dict[str, Any] | None:
     return {"kind": "vocabulary", "values": [words[place] for place in order if counts[place]]}
 
 
+def _each_a_row(values: int, where: str) -> str:
+    if values == 1:
+        return f"one value{where}: it has a row, new ones share another"
+    return f"{values:,} values{where}: each has a row, new ones share one"
+
+
 def _text(facts: ColumnFacts) -> Taken:
     counts = facts.counts
     if counts.estimate > UNIQUE * facts.rows and facts.rows > 100:
@@ -141,9 +151,11 @@ def _text(facts: ColumnFacts) -> Taken:
     if separated is not None:
         return separated
     fields = _vocabulary(facts)
-    why = f"{counts.distinct:,} values: each has a row, new ones share one"
+    why = _each_a_row(counts.distinct, "")
     if fields is None:
-        fields, why = _hashed(facts, f"about {counts.estimate:,} strings, more than a list holds")
+        many = counts.estimate > VOCABULARY_MOST
+        said = "strings, more than a list holds" if many else "different bytes"
+        fields, why = _hashed(facts, f"about {counts.estimate:,} {said}")
     return Taken(fields["kind"], why, {facts.name: fields | _missing(facts)})
 
 
@@ -190,7 +202,7 @@ def _lists(facts: ColumnFacts) -> Taken:
     if fields is None:
         fields, why = _hashed(facts, f"about {facts.counts.estimate:,} values in lists")
     else:
-        why = f"{facts.counts.distinct:,} values in lists: each has a row, new ones share one"
+        why = _each_a_row(facts.counts.distinct, " in lists")
     of = fields.pop("kind")
     why += f"; up to {most} a row" + (f", {longer:.1%} of the rows lose the rest" if longer else "")
     return Taken("list", why, {facts.name: {"kind": "list", "of": of, "most": most, **fields}})
@@ -223,9 +235,14 @@ def _moment(facts: ColumnFacts, unit: Unit | None) -> Taken:
     base = {"kind": "time", "column": facts.name, **({"unit": unit} if unit else {})}
     return Taken(
         "time",
-        f"{said}, over {days:,.0f} days: its {', '.join(parts)} are ids",
+        f"{said}, over {days:,.0f} days: its {', '.join(parts)} "
+        + ("are ids" if len(parts) > 1 else "is an id"),
         {f"{facts.name}_{part}": {**base, "part": part, **_missing(facts)} for part in parts},
     )
+
+
+def _named_as_ids(name: str) -> bool:
+    return bool(_ID_NAME.search(name.lower()) or _ID_NAME.search(name))
 
 
 def _integers_are_ids(facts: ColumnFacts) -> str | None:
@@ -233,7 +250,7 @@ def _integers_are_ids(facts: ColumnFacts) -> str | None:
     counts = facts.counts
     if facts.strange > STRANGE:
         return None
-    if _ID_NAME.search(facts.name.lower()) or _ID_NAME.search(facts.name):
+    if _named_as_ids(facts.name):
         return "the name says ids"
     if counts.distinct <= FEW:
         return f"{counts.distinct} different integers"
@@ -249,8 +266,7 @@ def _integers_are_ids(facts: ColumnFacts) -> str | None:
 def _integer_ids(facts: ColumnFacts, why: str) -> Taken:
     """Integers as ids; where nothing but their number says so, as numbers besides."""
     taken = _rows_for_integers(facts, why)
-    named = _ID_NAME.search(facts.name.lower()) or _ID_NAME.search(facts.name)
-    if named or facts.counts.distinct <= 2 or taken.kind == "left out":
+    if _named_as_ids(facts.name) or facts.counts.distinct <= 2 or taken.kind == "left out":
         return taken
     fields, _ = number_fields(
         facts.name, facts.numbers[np.isfinite(facts.numbers)], facts.may_have_nulls

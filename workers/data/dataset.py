@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +99,7 @@ def open_dataset(path: str | Path, split: str, columns: Collection[str] | None =
         schema = contents.schema
         for name, value in constants:
             schema = schema.append(pa.field(name, value.type))
+        _check_names(file.file, schema, columns)
         first = first or (file.file, schema)
         _compare(first, (file.file, schema), columns)
         for index, rows in enumerate(contents.rows):
@@ -126,6 +128,14 @@ def _constants(
         for key, value in file.partition
         if key not in schema.names
     )
+
+
+def _check_names(file: str, schema: pa.Schema, columns: Collection[str] | None) -> None:
+    """Raise DataError if several columns in use have the same name."""
+    counts = Counter(name for name in schema.names if columns is None or name in columns)
+    twice = ", ".join(f"'{name}' {count} times" for name, count in counts.items() if count > 1)
+    if twice:
+        raise DataError(f"file '{file}' has columns of the same name ({twice}): rename them")
 
 
 def _compare(

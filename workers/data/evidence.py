@@ -40,8 +40,11 @@ def groups_of(values: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 
 def quantile_groups(numbers: np.ndarray, most: int = 32) -> np.ndarray:
-    """Numbers as groups of about as many rows each: int64 ``[n]``, -1 for NaN."""
-    known = numbers[~np.isnan(numbers)]
+    """Numbers as groups of about as many rows each: int64 ``[n]``, -1 for NaN.
+
+    Infinite ones are in the first and the last group.
+    """
+    known = numbers[np.isfinite(numbers)]
     if not known.size:
         return np.full(len(numbers), -1, np.int64)
     cuts = np.unique(np.quantile(known, np.arange(1, most) / most))

@@ -75,8 +75,11 @@ def read_label(column: str, values: pa.ChunkedArray) -> Label:
 
 def _of_numbers(column: str, numbers: np.ndarray) -> Label:
     found = np.unique(numbers)
-    if np.isnan(numbers).any():
-        raise DataError(f"label '{column}' holds NaN: leave these rows out, or name another label")
+    if not np.isfinite(numbers).all():
+        wrong = "NaN" if np.isnan(numbers).any() else "infinite numbers"
+        raise DataError(
+            f"label '{column}' holds {wrong}: leave these rows out, or name another label"
+        )
     if len(found) < 2:
         raise DataError(
             f"label '{column}' is {found[0]:g} in all rows of the sample, so there is nothing to "

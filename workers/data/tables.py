@@ -73,8 +73,19 @@ def read_table(file: str, row_group: int, columns: Collection[str], rows: int) -
     else:
         with _parquet(file, where) as parquet:
             table = parquet.read_row_group(row_group, columns=names)
+    table = _without_views(table)
     if names and table.num_rows != rows:
         raise DataError(f"{where} has {table.num_rows} rows, but had {rows} when it was opened")
+    return table
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The same with string views as strings: Arrow cannot take rows of views."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    for place, field in enumerate(table.schema):
+        if field.type in plain:
+            kind = plain[field.type]
+            table = table.set_column(place, field.name, table.column(place).cast(kind))
     return table
 
 

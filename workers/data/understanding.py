@@ -90,11 +90,12 @@ class Understanding:
         if not features:
             features = _ranges_of(self.columns)
         if not features:
+            left = [
+                f"'{c.name}': {c.taken.why}" for c in self.columns if c.taken.kind == "left out"
+            ]
             raise DataError(
-                "no column can be used: "
-                + "; ".join(
-                    f"'{c.name}': {c.taken.why}" for c in self.columns if c.taken.kind == "left out"
-                )
+                f"no column can be used to predict '{self.label.column}': "
+                + ("; ".join(left) or "the data has no other column")
             )
         made: dict[str, Any] = {"label": self.label.column}
         if self.label.positive is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,12 +25,15 @@ from workers.errors import ProgramError
 
 __all__ = ["Buckets"]
 
+_FINITE = (-sys.float_info.max, sys.float_info.max)
+
 
 @dataclass(frozen=True)
 class Buckets:
     """Numbers cut at ascending boundaries: id i where boundaries[i-1] ≤ value < boundaries[i].
 
-    Nulls, and NaN with them unless they are refused: as ``missing`` says. Infinity is refused.
+    Nulls, and NaN with them unless they are refused: as ``missing`` says. Infinite
+    numbers are in the first or the last bucket.
     `workers.data.fitting.fit_buckets` finds boundaries that halve, quarter, ... the data.
     """
 
@@ -69,7 +73,9 @@ class Buckets:
     def apply(self, table: pa.Table) -> np.ndarray:
         """int32 ``[rows, 1]``."""
         column, nulls = column_of(table, self.column, takes_nulls=bool(self.nullable))
-        values, nulls = floats(column, self.column, nulls, takes_nulls=bool(self.nullable))
+        values, nulls = floats(
+            column, self.column, nulls, takes_nulls=bool(self.nullable), clip=_FINITE
+        )
         ids = np.searchsorted(np.asarray(self.boundaries, np.float64), values, side="right")
         rows = len(self.boundaries) + 1
         return mark_missing(ids.astype(np.int32), nulls, self.missing, rows)[:, None]

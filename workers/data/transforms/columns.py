@@ -114,8 +114,13 @@ def is_hashable(kind: pa.DataType) -> bool:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether values are integers, floats or booleans (0 and 1)."""
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    """Whether values are integers, floats, decimals or booleans (0 and 1)."""
+    return (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_boolean(kind)
+    )
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -158,6 +163,8 @@ def _numpy(values: Column, filler: float) -> np.ndarray:
         values = values.cast(values.type.value_type)
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
     if values.null_count:
         values = values.fill_null(pa.scalar(filler, values.type))
     return values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(False)
