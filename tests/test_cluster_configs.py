@@ -36,9 +36,13 @@ _TEMPLATE = {
     "properties": {
         "spec": {
             "type": "object",
-            "required": ["containers", "volumes"],
+            "required": ["securityContext", "containers", "volumes"],
             "additionalProperties": False,
             "properties": {
+                # Kubernetes gives volumes to this group; else they are for root alone.
+                "securityContext": {
+                    "const": {"fsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch"}
+                },
                 "nodeSelector": {"type": "object", "additionalProperties": {"type": "string"}},
                 "volumes": {"type": "array"},
                 "containers": {
