@@ -54,6 +54,15 @@ def test_nothing_is_found_where_nothing_is_wrong():
         ({"clock": 103.0}, "clock", "warning", "2.5 s ahead of the driver's"),
         ({"clock": 90.0}, "clock", "warning", "9.5 s behind the driver's"),
         ({"environment": {"JAX_DISABLE_JIT": "1"}}, "environment", "warning", "very slowly"),
+        ({"environment": {"JAX_DEBUG_NANS": "True"}}, "environment", "warning", "waits for the one"),
+        ({"environment": {"JAX_ENABLE_X64": "1"}}, "environment", "warning", "take 64 bits"),
+        ({"environment": {"JAX_PROCESS_ID": "3"}}, "environment", "warning", "of another run"),
+        (
+            {"environment": {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}},
+            "environment",
+            "warning",
+            "which devices_per_host does",
+        ),
         ({"environment": {"MEGASCALE_NUM_SLICES": "2"}}, "environment", "note", "earlier start"),
         ({"environment": {"https_proxy": ""}}, "environment", "warning", "https_proxy is set"),
         ({"environment": {"XLA_FLAGS": "--x"}}, "environment", "error", "'--x' on c"),
@@ -121,6 +130,18 @@ def test_on_tpus_variables_that_leave_chips_out():
     visible = answer("c", environment={"TPU_VISIBLE_CHIPS": "0,1"})
     assert "2 chips of 4" in only(visible, platform="tpu", chips_per_host=4).what
     assert findings(part, platform="cpu") == []
+    unloaded = answer("c", environment={"TPU_LOAD_LIBRARY": "0"})
+    assert "not loaded" in only(unloaded, platform="tpu", chips_per_host=4).what
+    twice = answer("c", environment={"ALLOW_MULTIPLE_LIBTPU_LOAD": "true"})
+    assert "the same chips" in only(twice, platform="tpu", chips_per_host=4).what
+    off = answer("c", environment={"ALLOW_MULTIPLE_LIBTPU_LOAD": "0", "TPU_LOAD_LIBRARY": "1"})
+    assert findings(off, platform="tpu", chips_per_host=4) == []
+
+
+def test_on_gpus_more_shared_memory_is_needed():
+    half = answer("c", shm_bytes=512 << 20)
+    assert findings(half, platform="cpu") == []
+    assert only(half, platform="gpu").check == "shared memory"
 
 
 def test_what_hosts_set_themselves_may_differ():
