@@ -54,7 +54,7 @@ def test_nothing_is_found_where_nothing_is_wrong():
         ({"clock": 103.0}, "clock", "warning", "2.5 s ahead of the driver's"),
         ({"clock": 90.0}, "clock", "warning", "9.5 s behind the driver's"),
         ({"environment": {"JAX_DISABLE_JIT": "1"}}, "environment", "warning", "very slowly"),
-        ({"environment": {"JAX_DEBUG_NANS": "True"}}, "environment", "warning", "waits for the one"),
+        ({"environment": {"JAX_DEBUG_NANS": "True"}}, "environment", "warning", "waits for"),
         ({"environment": {"JAX_ENABLE_X64": "1"}}, "environment", "warning", "take 64 bits"),
         ({"environment": {"JAX_PROCESS_ID": "3"}}, "environment", "warning", "of another run"),
         (
