@@ -1,10 +1,13 @@
-"""The commands of docs/scale.md: their modules are there, and their small sizes run."""
+"""The commands of docs/scale.md: they are taken as they are written, and small sizes run."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import pickle
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,14 +17,45 @@ from benchmarks.light_host import LightHost, lease_done
 from orchestrator.hosts.host_actor import HostLike
 from workers import protocol
 
-PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "scale.md").read_text()
 
 
-def test_the_page_names_benchmarks_that_are_there() -> None:
-    modules = set(re.findall(r"python -m (benchmarks\.\w+)", PAGE))
-    assert {"benchmarks.controller", "benchmarks.scale", "benchmarks.ray_actors"} <= modules
-    for module in modules:
-        assert callable(importlib.import_module(module).main)
+def commands() -> list[list[str]]:
+    """What the page says to run, in words."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.strip()]
+
+
+class Parsed(Exception):
+    """The arguments were taken."""
+
+
+def test_benchmarks_take_the_arguments_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def only_parse(parser: argparse.ArgumentParser) -> None:
+        parse(parser)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+    named = [words for words in commands() if words[0] == "python"]
+    for _, _, module, *arguments in named:
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        with pytest.raises(Parsed):
+            importlib.import_module(module).main()
+    modules = {words[2] for words in named}
+    assert modules == {"benchmarks.controller", "benchmarks.scale", "benchmarks.ray_actors"}
+
+
+def test_the_long_simulation_is_there() -> None:
+    (words,) = [words for words in commands() if "pytest" in words]
+    file = words[words.index("pytest") + 1]
+    text = (ROOT / file).read_text()
+    for setting in words[: words.index("pytest")]:
+        assert f'"{setting.partition("=")[0]}"' in text
+    assert re.search(rf"def test_\w*{words[-1]}", text)
 
 
 @pytest.mark.parametrize("part", scale.PARTS)
