@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import psutil
+
+from orchestrator.private_folders import private_folder
 
 __all__ = ["own_folder", "own_token"]
 
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Environment variables by which Ray's processes know the token that they ask each other for."""
-_REMOVE_SECONDS = 3.0
-"""Longest wait for Ray's processes to write no more."""
+_END_SECONDS = 3.0
+"""Longest wait for processes that were ended to be gone."""
 
 
 @contextmanager
@@ -54,24 +52,18 @@ def own_token() -> Iterator[None]:
 def own_folder() -> Iterator[str | None]:
     """A folder of this user alone for Ray's sockets and logs, removed at the end.
 
-    Processes of a cluster that did not start are ended before. None where ``RAY_TMPDIR`` says where
-    such files go.
+    Those of drivers that were killed are removed when it is made. Processes of a cluster that did
+    not start are ended before it goes. None where ``RAY_TMPDIR`` says where such files go.
     """
     if os.environ.get("RAY_TMPDIR"):
         yield None
         return
-    # Its path must be short: it is a part of those of sockets, of 107 bytes at most.
-    folder = tempfile.mkdtemp(prefix="emberay-", dir="/tmp")
-    try:
-        # Ray lets everybody write to the folder that it is given, but none gets that far.
-        yield f"{folder}/ray"
-    finally:
-        _end_processes_of(folder)
-        deadline = time.monotonic() + _REMOVE_SECONDS
-        shutil.rmtree(folder, ignore_errors=True)
-        while Path(folder).exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-            shutil.rmtree(folder, ignore_errors=True)
+    with private_folder() as folder:
+        try:
+            # Ray lets everybody write to the folder that it is given, but none gets that far.
+            yield f"{folder}/ray"
+        finally:
+            _end_processes_of(str(folder))
 
 
 def _end_processes_of(folder: str) -> None:
@@ -82,7 +74,7 @@ def _end_processes_of(folder: str) -> None:
             if any(folder in word for word in process.cmdline()):
                 process.kill()
                 left.append(process)
-    psutil.wait_procs(left, timeout=_REMOVE_SECONDS)
+    psutil.wait_procs(left, timeout=_END_SECONDS)
 
 
 def _read_authentication_anew() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from orchestrator.experiment.rungs import due, rung_steps
 from orchestrator.experiment.settings import ExperimentSettings
 from orchestrator.experiment.space import Task, config_of, settings_of
 from orchestrator.experiment.trial import in_use, read_trial
+from orchestrator.private_folders import private_folder
 from orchestrator.ray_session import RaySession
 from orchestrator.signals import stop_on_signals
 
@@ -130,7 +130,7 @@ class Experiment:
     def _lead(self, folder: ExperimentFolder) -> None:
         with ExitStack() as stack:
             environment, capacity = self._cluster or self._ray(stack)
-            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emberay-")))
+            private = stack.enter_context(private_folder())
             processes = Processes(self.settings.stop_grace)
             stack.callback(processes.kill)
             # Only now, as Ray takes SIGTERM for itself when it is connected to.
