@@ -39,6 +39,7 @@ from kernels import EmbeddingPlan, preprocess_sparse_dense_matmul_input
 from orchestrator.config_loading import make_config
 from workers.checksums import CHECKSUMS, join_parts, looks_whole, verify_files, write_part
 from workers.data.dataset import open_dataset
+from workers.data.index import INDEX, read_index, write_index
 from workers.planning import check_inputs, make_plan, order_for, planned_specs, rebuilt
 from workers.program import Program, load_program
 from workers.protocol import RunSpec
@@ -125,6 +126,8 @@ def measure_data(hosts: int, folder: Path) -> dict[str, Any]:
     opening = least(lambda: open_dataset(run.data, "train", columns), 1 if files > 4096 else RUNS)
     checking = least(lambda: check_inputs(program, run, hosts), 1)
     dataset = open_dataset(run.data, "train", columns)
+    told = write_index(folder, {"train": dataset})
+    reading = least(lambda: read_index(folder, told))
     starts = np.array([group.first_row for group in dataset.row_groups])
 
     def used(logical_shards: int | None) -> str:
@@ -139,7 +142,8 @@ def measure_data(hosts: int, folder: Path) -> dict[str, Any]:
         "files": files,
         "opening": seconds(opening),
         "a file": seconds(opening / files),
-        "all hosts open": f"{files * hosts:,}",
+        "index": f"{(folder / INDEX).stat().st_size / 1024:,.0f} KiB",
+        "a host reads it": seconds(reading),
         "driver checks": seconds(checking),
         "rows used": used(None),
         "with a shard a host": used(hosts),

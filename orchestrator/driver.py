@@ -177,6 +177,7 @@ class Driver:
             self._controller.request_resize(hosts)
 
     def _fit(self, ledger: Ledger) -> Summary:
+        from workers.data.index import write_index
         from workers.planning import check_batch_size, check_inputs, resolve_data
         from workers.program import load_program
 
@@ -204,6 +205,7 @@ class Driver:
                 return finished
         named = {} if config.data is None else {"data": data}
         folder.write_identity(identity, config.model_copy(update=named).to_yaml(hide.values))
+        run = replace(run, data_index=write_index(folder.path, inputs.datasets))
 
         journal = Journal([*self._sinks(folder), self._recoveries], hide=hide)
         journal.record(

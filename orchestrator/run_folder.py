@@ -5,6 +5,7 @@ Each file is whole at any moment, so a killed run can be read and resumed:
     config.yaml               the resolved configuration
     identity.json             what must stay the same on resume
     plan-<version>.json       every plan that was in force
+    data-index.arrow          the data's row groups, for the hosts
     events.jsonl              what happened, one JSON object a line
     metrics.jsonl             loss of every step, figures of every evaluation
     hosts.jsonl               time and memory of every host
@@ -46,7 +47,7 @@ _DRAFT = re.compile(r"\..+\.new")
 """What a process that was killed while it wrote a file leaves; no part of the run."""
 _LEFTOVERS = {
     *("events.jsonl", "metrics.jsonl", "summary.json", "identity.json", "config.yaml"),
-    *("hosts.jsonl", "report.html"),
+    *("hosts.jsonl", "report.html", "data-index.arrow"),
     *("logs", "rows", "stacks", "tensorboard", "profile", "checkpoints"),
 }
 _PLAN = re.compile(r"plan-(\d+)\.json")

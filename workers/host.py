@@ -16,7 +16,6 @@ from workers.commanded_host import CommandedHost, present
 from workers.data.dataset import Dataset
 from workers.data.quarantine import quarantine_of
 from workers.data.reader import ExampleReader
-from workers.data.sources import open_dataset
 from workers.errors import PlanMismatch
 from workers.evaluation import evaluate, make_evaluation_step
 from workers.feed import Feed
@@ -32,11 +31,11 @@ from workers.planning import (
     order_for,
     planned_specs,
     rebuilt,
-    splits_of,
 )
 from workers.profiling import Tracer
 from workers.program import Program, load_program
 from workers.protocol import Assignment, Command, Observed, Reply, RunSpec, merge_observed
+from workers.run_data import RunData
 from workers.training import (
     MetricState,
     StepOutcome,
@@ -83,6 +82,7 @@ class Host(CommandedHost):
         super().__init__(run, assignment, address)
         self._run = run
         self._program: Program = load_program(run.program, run.parameters, run.total_steps)
+        self._run_data = RunData(run, self._program.schema.columns, assignment)
         self._datasets: dict[str, tuple[Dataset, ExampleReader]] = {}
         self._prepared: PlanInForce | None = None
         self._state: TrainState | None = None
@@ -148,7 +148,7 @@ class Host(CommandedHost):
         plan = make_plan(self._program, self._run, self._assignment.hosts, None, None, 0)
         specs = planned_specs(self._program, plan)
         observed: dict[str, Observed] = {}
-        for split in splits_of(self._run.data, self._run.holdout):
+        for split in self._run_data.splits:
             dataset, reader = self._data(split)
             order = order_for(dataset, self._run)
             slots = slots_of(order, self._assignment.rank, self._assignment.hosts)
@@ -196,8 +196,7 @@ class Host(CommandedHost):
         if self._state is not None:  # raised limits: tables and model stay as they are
             self._prepared.checkpoints.reserve(self._state)
         own = rebuilt(self._program, self._run, self._assignment.hosts, plan)
-        splits = splits_of(self._run.data, self._run.holdout)
-        data = data_fingerprint({name: self._data(name)[0] for name in splits})
+        data = data_fingerprint({name: self._data(name)[0] for name in self._run_data.splits})
         return protocol.Prepared(self._assignment.rank, own.hash, data)
 
     def _restore(self, step: int | None) -> protocol.Restored:
@@ -308,8 +307,7 @@ class Host(CommandedHost):
 
     def _data(self, split: str) -> tuple[Dataset, ExampleReader]:
         if split not in self._datasets:
-            columns, holdout = self._program.schema.columns, self._run.holdout
-            dataset = open_dataset(self._run.data, split, columns, holdout)
+            dataset = self._run_data.open(split)
             quarantine = quarantine_of(self._run.run_folder, self._run.quarantine)
             reader = ExampleReader(dataset, self._program.schema, quarantine=quarantine)
             self._datasets[split] = dataset, reader

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from kernels import EmbeddingPlan, FeatureSpec, Limits, Topology, apply_plan, build_plan
@@ -63,6 +63,8 @@ class DataSummary:
     files: int
     fingerprint: str
     """See ``data_fingerprint``."""
+    datasets: Mapping[str, Dataset] = field(default_factory=dict, repr=False)
+    """The splits by name."""
 
 
 def topology_of(run: RunSpec, hosts: int) -> Topology:
@@ -118,6 +120,7 @@ def check_inputs(program: Program, run: RunSpec, hosts: int) -> DataSummary:
         steps_per_epoch=order_for(train, run).steps_per_epoch,
         files=len({group.file for group in train.row_groups}),
         fingerprint=data_fingerprint(datasets),
+        datasets=datasets,
     )
 
 

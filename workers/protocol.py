@@ -31,6 +31,7 @@ from workers.metrics import BinaryMetrics
 
 if TYPE_CHECKING:
     from workers.data.holdout import Holdout
+    from workers.data.index import DataIndex
     from workers.profiling import Profile
     from workers.ranking_metrics import RankingMetrics
 
@@ -106,6 +107,8 @@ class RunSpec:
     """Rows to evaluate on, where the data has no ``test`` split of its own."""
     profile: Profile | None = None
     """Steps whose traces are written, and by which hosts."""
+    data_index: DataIndex | None = None
+    """What the run folder's index of the data leaves out; None where there is no index."""
     session: str = field(default="", repr=False)
     """Another one for each driver: what hosts keep for those that take their place is valid within
     it. A secret, by which they know that it was they who wrote it. Empty keeps nothing."""

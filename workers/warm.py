@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 
 from kernels.errors import EmberayError
-from workers.data.sources import open_dataset, read_row_group
+from workers.data.sources import read_row_group
 from workers.planning import TRAIN
 from workers.program import load_program
 from workers.protocol import RunSpec
+from workers.run_data import RunData
 
 __all__ = ["warm_up"]
 
@@ -32,7 +33,7 @@ def warm_up(run: RunSpec) -> None:
             continue
     try:
         program = load_program(run.program, run.parameters, run.total_steps)
-        dataset = open_dataset(run.data, TRAIN, program.schema.columns, run.holdout)
+        dataset = RunData(run, program.schema.columns).open(TRAIN)
         # Arrow and the transforms import what they need at their first use.
         read_row_group(dataset.row_groups[0], program.schema, None)
     except EmberayError as error:
