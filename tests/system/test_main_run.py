@@ -37,5 +37,8 @@ def test_train_with_nothing_given(start: Callable[..., Run]) -> None:
     assert plan["version"] == 0
     assert (run.folder / "checkpoints" / str(summary["steps"])).is_dir()
     assert list((run.folder / "tensorboard").glob("events*"))
+    assert (run.folder / "data-index.arrow").is_file()
+    said = "".join(log.read_text() for log in (run.folder / "logs").rglob("*") if log.is_file())
+    assert "opened file by file" not in said, "hosts take the driver's index"
     kinds = {event["kind"] for event in run.events()}
     assert {"host_started", "plan_made", "plan_confirmed", "lease_done", "finished"} <= kinds

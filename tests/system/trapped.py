@@ -35,7 +35,7 @@ class Trap:
 
     Attributes:
         moment: ``compiling``, ``restoring``, ``saving`` (before it is committed), ``training``, or
-            ``evaluating``.
+            ``evaluating``; ``planning`` strikes by no signal: the host has other code.
         ranks: Hosts that fall into it.
         step: For ``training``, the step that is about to be run.
         signal: Name of the signal; empty sleeps instead, in an evaluation before every step.
@@ -88,11 +88,16 @@ def _set(trap: Trap, mark: Path) -> None:
     """Put a trap in the way of this process, if it is a host's."""
     from workers import checkpoint, compiled_steps, host
 
-    def spring() -> None:
+    def is_due() -> bool:
         rank = jax.process_index()
         mine = mark.with_name(f"{mark.name}-{rank}")
-        if rank in trap.ranks and (trap.again or not mine.exists()):
+        due = rank in trap.ranks and (trap.again or not mine.exists())
+        if due:
             mine.touch()
+        return due
+
+    def spring() -> None:
+        if is_due():
             if trap.signal:
                 os.kill(os.getpid(), getattr(signal, trap.signal))
             else:
@@ -109,6 +114,13 @@ def _set(trap: Trap, mark: Path) -> None:
             _before(
                 host.Host, "_train", lambda host, ready: spring() if ready.step == trap.step else 0
             )
+        case "planning":
+            rebuilt = host.rebuilt
+
+            def by_other_code(program: Program, *others: Any) -> Any:
+                return rebuilt(small_program.program(700) if is_due() else program, *others)
+
+            host.rebuilt = by_other_code
         case "evaluating":
             host.evaluate = functools.partial(_slow_evaluation, host.evaluate, trap.seconds)
         case other:
