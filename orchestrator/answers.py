@@ -11,6 +11,7 @@ from orchestrator.progress import Progress
 from orchestrator.schedule import Schedule
 from orchestrator.surroundings import Surroundings
 from workers import protocol
+from workers.norm_histogram import merge_norms
 
 __all__ = ["Answers"]
 
@@ -73,6 +74,9 @@ class Answers:
         report = reports.evaluation_report(replies, step, elapsed=elapsed, schedule=self._schedule)
         self._progress.evaluations[step] = dict(report.metrics)
         self._around.journal.record(report)
+        norms = merge_norms([reply.row_norms for reply in replies])
+        if norms:
+            self._around.journal.record(events.RowNorms(step, norms))
         self._squeezed(state.split, step, step + 1, [reply.squeezed for reply in replies])
 
     def _squeezed(

@@ -76,6 +76,9 @@ class EvaluationConfig(Section):
     """Epochs between evaluations; 0 evaluates only at the end of the run, which always happens."""
     every_steps: Positive | None = None
     """Steps between evaluations, besides those at ends of epochs."""
+    row_norms: bool = True
+    """Whether the norms of the rows of every table are counted besides, for TensorBoard and the
+    report. Each device reads its tables once for it."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
 

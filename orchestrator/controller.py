@@ -239,7 +239,7 @@ class Controller:
             number = self._next_number()
             return self._command(
                 states.Evaluating,
-                protocol.Evaluate(_SPLIT, number),
+                protocol.Evaluate(_SPLIT, number, self.config.evaluation.row_norms),
                 self._settings.evaluate_timeout,
                 split=_SPLIT,
                 number=number,

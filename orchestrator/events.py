@@ -14,6 +14,7 @@ from typing import ClassVar
 from orchestrator.journal import UNLOGGED, Event, Journal, Sink, as_record
 from orchestrator.plan_events import PlanConfirmed, PlanMade, Replanned, Squeezed, Surveyed
 from workers import protocol
+from workers.norm_histogram import NormHistogram
 
 __all__ = [
     "CheckpointPostponed",
@@ -43,6 +44,7 @@ __all__ = [
     "Replanned",
     "Restored",
     "Restoring",
+    "RowNorms",
     "RunStarted",
     "Shrunk",
     "Sink",
@@ -193,6 +195,15 @@ class Evaluated(Event):
     split: str
     metrics: Mapping[str, float]
     elapsed: float
+
+
+@dataclass(frozen=True)
+class RowNorms(Event):
+    """The norms of all tables' rows were counted, in the state of this step."""
+
+    kind: ClassVar[str] = "row_norms"
+    step: int
+    tables: Mapping[str, NormHistogram]
 
 
 @dataclass(frozen=True)

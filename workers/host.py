@@ -24,6 +24,7 @@ from workers.lease import LeaseNotes
 from workers.memory import memory_in_use
 from workers.mesh import leave_process_group
 from workers.metrics import BinaryMetrics
+from workers.norm_histogram import NormHistogram
 from workers.planning import (
     TRAIN,
     data_fingerprint,
@@ -35,6 +36,7 @@ from workers.planning import (
 from workers.profiling import Tracer
 from workers.program import Program, load_program
 from workers.protocol import Assignment, Command, Observed, Reply, RunSpec, merge_observed
+from workers.row_norms import make_norms_step, norms_on_host
 from workers.run_data import RunData
 from workers.training import (
     MetricState,
@@ -64,6 +66,7 @@ class PlanInForce:
     checkpoints: Checkpoints
     train_step: Any
     evaluation_step: Any
+    norms_step: Any
 
 
 class Host(CommandedHost):
@@ -123,7 +126,7 @@ class Host(CommandedHost):
                 return self._run_lease(command.lease)
             case protocol.Evaluate():
                 with self._phases.within("evaluating"):
-                    return self._evaluate(command.split, command.number)
+                    return self._evaluate(command)
             case protocol.Finish():
                 with self._phases.within("finishing"):
                     return self._finish()
@@ -192,6 +195,7 @@ class Host(CommandedHost):
                 f"evaluate-{plan.hash[:16]}",
                 make_evaluation_step(self._program, specs, plan, mesh),
             ),
+            norms_step=self._steps.prepared(f"norms-{plan.hash[:16]}", make_norms_step(plan, mesh)),
         )
         if self._state is not None:  # raised limits: tables and model stay as they are
             self._prepared.checkpoints.reserve(self._state)
@@ -268,12 +272,13 @@ class Host(CommandedHost):
             memory=memory_in_use(),
         )
 
-    def _evaluate(self, split: str, number: int) -> protocol.Evaluated:
+    def _evaluate(self, command: protocol.Evaluate) -> protocol.Evaluated:
+        split = command.split
         prepared, mesh = present(self._prepared, "Prepare"), present(self._mesh, "Join")
         dataset, _ = self._data(split)
         steps = order_for(dataset, self._run).steps_per_epoch
         pipeline = self._source(split, prepared.plan, prepared.specs).start(0, steps)
-        self._brake.begin(number, 0)
+        self._brake.begin(command.number, 0)
         try:
             batches = (pipeline, steps, mesh, self._phases, self._brake.may_run)
             shares = evaluate(self._program, prepared.evaluation_step, self.state, *batches)
@@ -282,8 +287,20 @@ class Host(CommandedHost):
         rank = self._assignment.rank
         if shares is None:
             return protocol.Evaluated(rank, split, BinaryMetrics.empty(), complete=False)
-        squeezed = pipeline.take_squeezed()
-        return protocol.Evaluated(rank, split, shares[0], ranking=shares[1], squeezed=squeezed)
+        return protocol.Evaluated(
+            rank,
+            split,
+            shares[0],
+            ranking=shares[1],
+            squeezed=pipeline.take_squeezed(),
+            row_norms=self._row_norms() if command.row_norms else {},
+        )
+
+    def _row_norms(self) -> Mapping[str, NormHistogram]:
+        """Of this host's rows, by table."""
+        prepared = present(self._prepared, "Prepare")
+        arrays = {name: variables.table for name, variables in self.state.tables.items()}
+        return norms_on_host(prepared.plan, prepared.norms_step(arrays))
 
     def _finish(self) -> protocol.Finished:
         self._feed.close()

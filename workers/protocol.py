@@ -32,6 +32,7 @@ from workers.metrics import BinaryMetrics
 if TYPE_CHECKING:
     from workers.data.holdout import Holdout
     from workers.data.index import DataIndex
+    from workers.norm_histogram import NormHistogram
     from workers.profiling import Profile
     from workers.ranking_metrics import RankingMetrics
 
@@ -328,6 +329,8 @@ class Evaluate:
     split: str
     number: int = -1
     """Tells it from other evaluations and leases; -1 for one that is not interrupted."""
+    row_norms: bool = False
+    """Whether the norms of the tables' rows are counted besides."""
 
 
 @dataclass(frozen=True)
@@ -344,6 +347,8 @@ class Evaluated:
     """The same, if the program has a ranking."""
     squeezed: Squeezed = field(default_factory=Squeezed)
     """What was done about batches that exceeded a limit; ids of this host's share."""
+    row_norms: Mapping[str, NormHistogram] = field(default_factory=dict)
+    """Norms of this host's rows by table, if they were asked for: merge them over hosts."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,12 @@ from orchestrator.hosts.interface import (
     Raised,
     StacksSeen,
 )
-from orchestrator.hosts.simulated_lease import altered, lease_replies, nothing, simulated_metrics
+from orchestrator.hosts.simulated_lease import (
+    altered,
+    evaluation_replies,
+    lease_replies,
+    nothing,
+)
 from orchestrator.hosts.simulated_timeline import NEVER, Health, Timeline
 from orchestrator.hosts.simulated_world import (
     COLLECTIVE,
@@ -145,13 +150,10 @@ class SimulatedHosts:
                 )
             case protocol.RunLease(lease=lease):
                 self._run_lease(command, lease)
-            case protocol.Evaluate(split=split):
+            case protocol.Evaluate():
                 self._phase = "evaluating"
                 self._world.evaluated.append(self._step or 0)
-                metrics = simulated_metrics(100.0)
-                self._carry_out(
-                    command, times.evaluate, lambda rank: protocol.Evaluated(rank, split, metrics)
-                )
+                self._carry_out(command, times.evaluate, evaluation_replies(command))
             case protocol.Finish():
                 self._phase = "finishing"
                 last = max((at for at, _ in self._pending), default=0.0) - self._clock.now

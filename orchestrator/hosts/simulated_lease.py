@@ -1,4 +1,4 @@
-"""What simulated hosts report of a lease."""
+"""What simulated hosts report of a lease, and of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ import numpy as np
 from orchestrator.hosts.faults import Fault
 from orchestrator.hosts.simulated_world import STACK, Times, World
 from workers.metrics import BINS, BinaryMetrics
-from workers.protocol import Lease, LeaseDone, Observed, Prepared, Reply, SkippedStep
+from workers.norm_histogram import NormHistogram
+from workers.protocol import (
+    Evaluate,
+    Evaluated,
+    Lease,
+    LeaseDone,
+    Observed,
+    Prepared,
+    Reply,
+    SkippedStep,
+)
 
-__all__ = ["altered", "lease_replies", "nothing", "simulated_metrics"]
+__all__ = ["altered", "evaluation_replies", "lease_replies", "nothing", "simulated_metrics"]
 
 
 def lease_replies(
@@ -53,6 +63,20 @@ def lease_replies(
             skipped=skipped,
             squeezed=squeezed,
         )
+
+    return reply
+
+
+def evaluation_replies(command: Evaluate) -> Callable[[int], Evaluated]:
+    """What each host answers, by rank: each has ten rows of the norm 1, and more by its rank."""
+
+    def reply(rank: int) -> Evaluated:
+        rows = 10 + rank
+        norms = NormHistogram(
+            *(rows, 0, 0, 0, 0, 160, (rows,)), least=1.0, most=1.0, total=rows, squares=rows
+        )
+        shown = {STACK: norms} if command.row_norms else {}
+        return Evaluated(rank, command.split, simulated_metrics(100.0), row_norms=shown)
 
     return reply
 

@@ -9,15 +9,17 @@ from tensorboardX import SummaryWriter
 
 from orchestrator import events
 from orchestrator.events import Event
+from workers.norm_histogram import NormHistogram
 
 __all__ = ["TensorBoard"]
 
 
 class TensorBoard:
-    """Writes scalars as they come.
+    """Writes figures as they come.
 
     ``train/loss`` for every step, ``train/examples_per_second`` for every lease, and the figures of
-    every evaluation, such as ``test/auc``; the step is the number of steps done.
+    every evaluation, such as ``test/auc``, with histograms ``row_norms/<table>``; the step is the
+    number of steps done.
 
     Args:
         folder: Where the event files go.
@@ -39,6 +41,9 @@ class TensorBoard:
             case events.Evaluated():
                 for name, value in event.metrics.items():
                     self._scalar(f"{event.split}/{name}", value, event.step, time)
+            case events.RowNorms():
+                for table, norms in event.tables.items():
+                    self._histogram(f"row_norms/{table}", norms, event.step, time)
             case events.Restored(step=step):
                 # A new file with a purge step makes TensorBoard forget what lay beyond it.
                 self.close()
@@ -56,3 +61,20 @@ class TensorBoard:
     def _scalar(self, name: str, value: float, step: int, time: float) -> None:
         if self._writer is not None and math.isfinite(value):
             self._writer.add_scalar(name, value, step, walltime=time)
+
+    def _histogram(self, name: str, norms: NormHistogram, step: int, time: float) -> None:
+        buckets = norms.buckets()
+        if self._writer is None or norms.least is None or norms.most is None:
+            return
+        self._writer.add_histogram_raw(
+            name,
+            min=norms.least,
+            max=norms.most,
+            num=norms.finite,
+            sum=norms.total,
+            sum_squares=norms.squares,
+            bucket_limits=[high for _, high, _ in buckets],
+            bucket_counts=[count for _, _, count in buckets],
+            global_step=step,
+            walltime=time,
+        )

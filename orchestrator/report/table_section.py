@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.report.norm_part import norm_part
 from orchestrator.report.reading import RunRecord
 from orchestrator.report.words import data_table, element, number, size, text
 
@@ -56,7 +57,7 @@ def table_section(run: RunRecord) -> str:
     header = ("stack", "ids of a partition", "different ids", "buffer of a device", "skew")
     rows = [_stack_row(plan, stack, seen.get(stack.name)) for stack in plan.stacks]
     stacks = data_table((*header, "repeats", "on each device"), rows, klass="wide")
-    return element("p", words, class_="soft") + stacks + _tables(plan)
+    return element("p", words, class_="soft") + stacks + _tables(plan) + norm_part(run)
 
 
 def _stack_row(

@@ -125,6 +125,15 @@ def test_a_whole_run(run: RunSpec, hosts: list[Host]) -> None:
     result = evaluated.metrics.result()
     assert result["examples"] == 70
     assert result["auc"] > 0.9
+    assert evaluated.row_norms == {}
+    evaluated = host.execute(protocol.Evaluate("test", row_norms=True))
+    assert isinstance(evaluated, protocol.Evaluated)
+    for name, table in tables(host).items():
+        norms = np.linalg.norm(table, axis=1)
+        found = evaluated.row_norms[name]
+        assert (found.rows, found.finite) == (len(table), len(table))
+        assert (found.least, found.most) == pytest.approx((norms.min(), norms.max()), rel=1e-6)
+        assert found.total == pytest.approx(norms.sum(), rel=1e-5)
     finished = host.execute(protocol.Finish())
     assert finished == protocol.Finished(0, (EPOCHS * STEPS,))
     recorded = (Path(run.run_folder) / "rows" / "host-0.jsonl").read_text().splitlines()

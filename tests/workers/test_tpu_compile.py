@@ -28,6 +28,7 @@ needs_compiler = pytest.mark.skipif(
 
 IN_PLACE = "v6e:2x2 in-place tags=0"
 COPYING = "v6e:2x2 copying tags=0"
+NORMS = "v6e:2x2 norms"
 TOO_LARGE = "v6e:2x2 in-place users=1600000000 tags=0"
 TOPOLOGIES = {topology: f"{topology} in-place" for topology in KNOWN_TOPOLOGIES}
 
@@ -36,7 +37,7 @@ TOPOLOGIES = {topology: f"{topology} in-place" for topology in KNOWN_TOPOLOGIES}
 def all_compiled() -> dict[str, Any]:
     """What came out, by case: one process, as it takes seconds to start the compiler."""
     assert HAS_COMPILER, "libtpu is missing: install the development dependencies"
-    cases = [IN_PLACE, COPYING, TOO_LARGE, *TOPOLOGIES.values()]
+    cases = [IN_PLACE, COPYING, NORMS, TOO_LARGE, *TOPOLOGIES.values()]
     done = subprocess.run(
         [sys.executable, "-m", "tests.workers.compile_step", *cases],
         cwd=ROOT,
@@ -88,6 +89,15 @@ def test_a_step_that_copies_tables_is_told() -> None:
     assert step["memory"]["reused"] < step["memory"]["tables"]
     with pytest.raises(AssertionError):
         assert_in_place(step)
+
+
+@needs_compiler
+@pytest.mark.system
+def test_norms_are_counted_in_the_sparsecores_layout_with_no_copy_of_a_table() -> None:
+    step = all_compiled()[NORMS]
+    assert step["moved"] == []
+    assert step["layouts"] == ["1,0:T(8)L(1024)"], "not the SparseCores' layout"
+    assert step["temporaries"] < 32 << 20 < step["tables"] / 8
 
 
 @needs_compiler
