@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.compile_cases import CompileCase, Estimate, estimate
+from orchestrator.compile_room import SparsecoreRoom
+from orchestrator.config import LimitsConfig
 from orchestrator.topology import (
     GENERATIONS,
     SliceTopology,
@@ -32,11 +34,18 @@ class Change:
     computed: Estimate
     outcome: CompileOutcome | None = None
     """What the compiler said; None if it was not asked."""
+    crowded: bool = False
+    """Whether a SparseCore has no room for the different ids that a batch may have."""
 
     @property
     def helps(self) -> bool:
         """Whether the compiler took the step with this change."""
         return self.outcome is not None and self.outcome.compiled
+
+    @property
+    def should_help(self) -> bool:
+        """Whether the step should fit with this change: only the compiler knows."""
+        return self.computed.fits and not self.crowded
 
 
 def changes_for(case: CompileCase, outcome: CompileOutcome) -> Iterator[list[Change]]:
@@ -46,13 +55,18 @@ def changes_for(case: CompileCase, outcome: CompileOutcome) -> Iterator[list[Cha
         case: What did not fit.
         outcome: What the compiler said to it.
     """
-    yield [_computed(_hosts(other), case.on(other)) for other in larger_topologies(case.topology)]
+    room = SparsecoreRoom.told_in(outcome.refusal)
+    if room is not None:
+        yield [_fewer_different_ids(case, room)]
+    yield [
+        _computed(_hosts(other), case.on(other), room) for other in larger_topologies(case.topology)
+    ]
     if not case.without_slots:
         bare = dataclasses.replace(case, without_slots=True)
-        yield [_computed("plain SGD for all tables, which keeps no slot variables", bare)]
-    smaller = _smaller_batch(case, outcome)
+        yield [_computed("plain SGD for all tables, which keeps no slot variables", bare, room)]
+    smaller = _smaller_batch(case, outcome, room)
     if smaller is not None:
-        yield [_computed(f"batch_size={smaller.batch_size}", smaller)]
+        yield [_computed(f"batch_size={smaller.batch_size}", smaller, room)]
 
 
 def other_generations(case: CompileCase) -> list[Change]:
@@ -84,7 +98,7 @@ def try_changes(
     """
     told = []
     for kind in changes_for(case, outcome):
-        promising = [change for change in kind if change.computed.fits]
+        promising = [change for change in kind if change.should_help]
         tried: Change | None = None
         for change in promising[:_MOST_TRIES]:
             tried = dataclasses.replace(change, outcome=compiler(change.case))
@@ -101,17 +115,56 @@ def _hosts(topology: SliceTopology) -> str:
     return f"{topology.described} ({topology.hosts} host{'s' * (topology.hosts > 1)})"
 
 
-def _computed(words: str, case: CompileCase) -> Change:
-    return Change(words, case, estimate(case.plan(), case.topology))
+def _computed(words: str, case: CompileCase, room: SparsecoreRoom | None = None) -> Change:
+    computed = estimate(case.plan(), case.topology)
+    return Change(words, case, computed, crowded=bool(room and room.crowded(computed)))
 
 
-def _smaller_batch(case: CompileCase, outcome: CompileOutcome) -> CompileCase | None:
+def _fewer_different_ids(case: CompileCase, room: SparsecoreRoom) -> Change:
+    """The same with limits that a SparseCore has room for; runs find theirs in the data."""
+    crowded = room.crowded(estimate(case.plan(), case.topology))
+    limits = {
+        stack.name: LimitsConfig(
+            max_ids_per_partition=stack.max_ids_per_partition,
+            max_unique_ids_per_partition=room.ids(stack),
+            buffer_size_per_device=stack.buffer_size_per_device,
+        )
+        for stack in crowded
+    }
+    words = ", ".join(
+        f"limits.{name}.max_unique_ids_per_partition={limit.max_unique_ids_per_partition}"
+        for name, limit in limits.items()
+    )
+    changed = dataclasses.replace(case, limits={**case.limits, **limits})
+    return _computed(f"{words} (a run finds its limits in the data)", changed, room)
+
+
+def _smaller_batch(
+    case: CompileCase, outcome: CompileOutcome, room: SparsecoreRoom | None
+) -> CompileCase | None:
     """The batch that should fit, if what does not fit is what grows with the batch."""
+    if room is not None:
+        return _less_crowded(case, room)
     computed = estimate(case.plan(), case.topology)
     state = computed.tables + computed.slots
-    room, wanted = outcome.available - state, outcome.needed - state
-    if outcome.available == 0 or room <= 0 or wanted <= room:
+    left, wanted = outcome.available - state, outcome.needed - state
+    if outcome.available == 0 or left <= 0 or wanted <= left:
         return None
     step = case.topology.sparsecores
-    size = int(0.9 * case.batch_size * room / wanted) // step * step
+    size = int(0.9 * case.batch_size * left / wanted) // step * step
     return dataclasses.replace(case, batch_size=size) if size else None
+
+
+def _less_crowded(case: CompileCase, room: SparsecoreRoom) -> CompileCase | None:
+    """The largest batch, more or less, whose different ids a SparseCore has room for."""
+    step = case.topology.sparsecores
+    size = case.batch_size
+    while size:
+        smaller = dataclasses.replace(case, batch_size=size)
+        crowded = room.crowded(estimate(smaller.plan(), case.topology))
+        if not crowded:
+            return smaller
+        # Not in proportion: tables may be stacked otherwise, and small ones have few rows.
+        share = min(room.ids(one) / one.max_unique_ids_per_partition for one in crowded)
+        size = int(size * min(share, 0.9)) // step * step
+    return None

@@ -137,7 +137,7 @@ def as_values(
             {
                 "change": change.words,
                 "computed": change.computed.needed,
-                "should_fit": change.computed.fits,
+                "should_fit": change.should_help,
                 "tried": change.outcome is not None,
                 "fits": change.helps,
             }
@@ -165,6 +165,8 @@ def _found(change: Change) -> str:
     if change.outcome is None:
         if computed.largest_tensor > TENSOR_LIMIT:
             return f"does not help: a tensor of {_size(computed.largest_tensor)} (computed)"
+        if change.crowded:
+            return "does not help: no room for so many different ids in a partition (computed)"
         return f"does not help: it takes {_size(computed.needed)} (computed)"
     if change.outcome.compiled:
         return f"fits, with {_size(change.outcome.needed)} on each device (tried)"
