@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.config import RunConfig
-from orchestrator.config_loading import load_config, parse_override
 from orchestrator.errors import ConfigError
 from orchestrator.policies import best_steps
 from orchestrator.run_folder import read_history
-from workers.redaction import is_secret_name
 
-__all__ = ["chosen_step", "config_of", "is_left_out"]
-
-
-def is_left_out(word: str) -> bool:
-    """Whether a word ``key=value`` gives what a run's ``config.yaml`` may not hold.
-
-    That are addresses of data with a key in them, and parameters that are secrets.
-    """
-    keys, _ = parse_override(word)
-    return keys == ("data",) or (keys[0] == "parameters" and is_secret_name(keys[-1]))
-
-
-def config_of(run_folder: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """The configuration that a run was trained with.
-
-    Args:
-        run_folder: The run's folder.
-        overrides: Words ``key=value`` that are to hold instead.
-
-    Raises:
-        ConfigError: It is no run's folder, or an override cannot be used.
-    """
-    file = run_folder / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"'{run_folder}' is no run's folder: it has no config.yaml")
-    return load_config(file, overrides)
+__all__ = ["chosen_step"]
 
 
 def chosen_step(run_folder: Path, config: RunConfig, wanted: str | int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console as RichConsole
@@ -23,11 +23,11 @@ from orchestrator.doctor_command import add_doctor_command, run_doctor_command
 from orchestrator.errors import BAD_INPUT, ConfigError
 from orchestrator.experiment_command import add_experiment_command
 from orchestrator.export_command import add_export_command
+from orchestrator.hidden_output import hidden_output
 from orchestrator.plan_command import add_plan_command, run_plan_command
 from orchestrator.predict_command import add_predict_command
 from orchestrator.report_command import add_report_command
 from orchestrator.table_commands import add_table_commands
-from workers.redaction import hide_addresses
 
 __all__ = ["main"]
 
@@ -43,25 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser, train, compiling, planning, doctoring = _parsers()
     words = sys.argv[1:] if arguments is None else list(arguments)
+    with hidden_output(words):
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    """Carry out a command; the exit code."""
+    parser, alone, tables = _parsers()
     if not words:
         parser.print_help()
         return _FINISHED
     try:
         # Settings and flags may come in any order, which argparse takes from one parser alone.
-        match words[0]:
-            case "train":
-                return _train(train.parse_intermixed_args(words[1:]))
-            case "compile":
-                fits = run_compile_command(compiling.parse_intermixed_args(words[1:]))
+        match words:
+            case ["train", *rest]:
+                return _train(alone["train"].parse_intermixed_args(rest))
+            case ["compile", *rest]:
+                fits = run_compile_command(alone["compile"].parse_intermixed_args(rest))
                 return _FINISHED if fits else _FAILED
-            case "plan":
-                run_plan_command(planning.parse_intermixed_args(words[1:]))
+            case ["plan", *rest]:
+                run_plan_command(alone["plan"].parse_intermixed_args(rest))
                 return _FINISHED
-            case "doctor":
-                well = run_doctor_command(doctoring.parse_intermixed_args(words[1:]))
+            case ["doctor", *rest]:
+                well = run_doctor_command(alone["doctor"].parse_intermixed_args(rest))
                 return _FINISHED if well else _FAILED
+            case ["tables", name, *rest] if name in tables:
+                options = tables[name].parse_intermixed_args(rest)
+                options.run(options)
+                return _FINISHED
         options = parser.parse_args(words)
         code: int | None = options.run(options)
         return _FINISHED if code is None else code
@@ -73,8 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, ...]:
-    """The parser of the command line, and those that ``main`` uses by themselves."""
+type _Parsers = Mapping[str, argparse.ArgumentParser]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, _Parsers, _Parsers]:
+    """The parser of the command line, and those that ``main`` uses by themselves.
+
+    The latter are those of commands, and of the commands below ``tables``, by name.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator",
         description="emberay: train recommender models with huge embedding tables on many hosts.",
@@ -105,16 +121,19 @@ def _parsers() -> tuple[argparse.ArgumentParser, ...]:
     train.add_argument(
         "--run-dir", metavar="DIR", help="the run's folder (default: runs/<program>-<time>)"
     )
-    compiling = add_compile_command(commands)
-    planning = add_plan_command(commands)
-    doctoring = add_doctor_command(commands)
+    alone = {
+        "train": train,
+        "compile": add_compile_command(commands),
+        "plan": add_plan_command(commands),
+        "doctor": add_doctor_command(commands),
+    }
     add_data_commands(commands)
-    add_table_commands(commands)
+    tables = add_table_commands(commands)
     add_report_command(commands)
     add_predict_command(commands)
     add_export_command(commands)
     add_experiment_command(commands)
-    return parser, train, compiling, planning, doctoring
+    return parser, alone, tables
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -142,5 +161,5 @@ def _resumed_config(options: argparse.Namespace) -> Path | None:
 
 
 def _say_error(error: Exception, code: int) -> int:
-    print(hide_addresses(f"error: {error}"), file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr)
     return code

@@ -20,7 +20,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.plain_yaml import read_yaml
 from workers.redaction import hidden_in
 
-__all__ = ["load_config", "make_config", "parse_override"]
+__all__ = ["load_config", "make_config", "parse_override", "read_settings"]
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -33,7 +33,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     Raises:
         ConfigError: The file cannot be read, or a key or value cannot be used.
     """
-    values = {} if path is None else _read(Path(path))
+    values = {} if path is None else read_settings(Path(path))
     for word in overrides:
         keys, value = parse_override(word)
         _assign(values, keys, value)
@@ -51,11 +51,12 @@ def make_config(values: Mapping[str, Any], place: str | None = None) -> RunConfi
         ConfigError: A key is unknown or a value has the wrong type or range; all of them are named.
             Or a secret is missing that was left out of a run's ``config.yaml``.
     """
-    hidden = ", ".join(dict.fromkeys(hidden_in(values)))
+    hidden = tuple(dict.fromkeys(hidden_in(values)))
     if hidden:
         raise ConfigError(
-            f"{place or 'the configuration'} does not hold {hidden}, as secrets are not written "
-            f"down: give it again, as {hidden.partition(',')[0]}=…"
+            f"{place or 'the configuration'} does not hold {', '.join(hidden)}, as secrets are not "
+            f"written down: give {'it' if len(hidden) == 1 else 'them'} again, as "
+            + " ".join(f"{key}=…" for key in hidden)
         )
     try:
         return RunConfig.model_validate(dict(values))
@@ -80,7 +81,12 @@ def parse_override(word: str) -> tuple[tuple[str, ...], Any]:
         raise ConfigError(f"{key}: the value '{text}' is not YAML: {_one_line(error)}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Keys and values of a configuration file, not checked.
+
+    Raises:
+        ConfigError: It cannot be read, or holds something else.
+    """
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, field_validator
 from rich.console import Console
 
-from orchestrator.chosen_step import chosen_step, config_of, is_left_out
+from orchestrator.chosen_step import chosen_step
 from orchestrator.command_groups import Commands
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import parse_override
 from orchestrator.config_sections import Positive, Section
 from orchestrator.errors import ConfigError
+from orchestrator.kept_config import KeptConfig
 from orchestrator.predict_settings import explain_option
 
 if TYPE_CHECKING:
@@ -72,8 +73,6 @@ def _settings(words: Sequence[str]) -> ExportSettings:
     """
     values: dict[str, Any] = {}
     for word in words:
-        if is_left_out(word):
-            continue
         keys, value = parse_override(word)
         name = ".".join(keys)
         if name not in ExportSettings.model_fields:
@@ -91,8 +90,10 @@ def _export(options: argparse.Namespace) -> None:
     from workers.saved_tables import SavedTables
     from workers.serving.export import export_serving
 
-    folder, settings = Path(options.run_folder), _settings(options.settings)
-    config = config_of(folder, filter(is_left_out, options.settings))
+    folder = Path(options.run_folder)
+    kept = KeptConfig.of(folder)
+    settings = _settings([word for word in options.settings if not kept.lacks(word)])
+    config = kept.with_words(filter(kept.lacks, options.settings))
     program = load_program(config.program, config.parameters)
     step = chosen_step(folder, config, settings.step)
     made = export_serving(

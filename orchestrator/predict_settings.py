@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from orchestrator.chosen_step import config_of, is_left_out
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import parse_override
 from orchestrator.config_sections import NotNegative, Positive, Section
 from orchestrator.errors import ConfigError
+from orchestrator.kept_config import KeptConfig
 
 __all__ = ["PLACES", "PredictSettings", "explain_option", "predict_settings"]
 
@@ -70,12 +70,13 @@ def predict_settings(run_folder: Path, words: Sequence[str]) -> tuple[PredictSet
     Raises:
         ConfigError: A key is unknown or a value cannot be used.
     """
+    kept = KeptConfig.of(run_folder)
     own: dict[str, Any] = {}
     overrides = []
     fields = PredictSettings.model_fields
     for word in words:
         keys, value = parse_override(word)
-        if is_left_out(word):
+        if kept.lacks(word):
             overrides.append(word)
             own |= {"data": value} if keys == ("data",) else {}
         elif len(keys) == 1 and keys[0] in fields:
@@ -90,7 +91,7 @@ def predict_settings(run_folder: Path, words: Sequence[str]) -> tuple[PredictSet
         settings = PredictSettings.model_validate(own)
     except ValidationError as error:
         raise ConfigError(explain_option(error)) from None
-    config = config_of(run_folder, overrides)
+    config = kept.with_words(overrides)
     return settings, config.model_copy(update={"limits": "auto", "drop_ids": False})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.command_groups import Commands, commands_below
-from orchestrator.config_loading import load_config
 from orchestrator.errors import ConfigError
+from orchestrator.kept_config import GIVEN_AGAIN, KeptConfig
 
 if TYPE_CHECKING:
     from workers.program import Program
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["add_table_commands"]
 
 
-def add_table_commands(commands: Commands) -> None:
-    """Add ``tables`` and what is below it to a command line."""
+def add_table_commands(commands: Commands) -> Mapping[str, argparse.ArgumentParser]:
+    """Add ``tables`` and what is below it to a command line.
+
+    Returns:
+        The parsers of what is below it, by name. They take settings and flags in any order only if
+        they are used by themselves.
+    """
     tables = commands.add_parser("tables", help="describe, search and export embedding tables")
     below = commands_below(tables)
     _command(below, "describe", "norms, dead rows and coverage of every table", _describe)
@@ -54,6 +59,9 @@ def add_table_commands(commands: Commands) -> None:
         command.add_argument(
             "--no-keys", action="store_true", help="do not look for hashed values in the data"
         )
+    for command in below.choices.values():
+        command.add_argument("settings", nargs="*", metavar="key=value", help=GIVEN_AGAIN)
+    return below.choices
 
 
 def _command(
@@ -77,9 +85,7 @@ def _opened(options: argparse.Namespace) -> tuple[SavedTables, Program, Callable
     from workers.table_keys import keys_of
 
     folder = Path(options.run_folder)
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"'{folder}' is no run's folder: it has no config.yaml")
-    config = load_config(folder / "config.yaml")
+    config = KeptConfig.of(folder).given_again(options.settings)
     program = load_program(config.program, config.parameters)
     tables = SavedTables(folder, program, options.step)
 

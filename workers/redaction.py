@@ -63,7 +63,7 @@ def hide_addresses(text: str) -> str:
 
 
 def hidden_in(values: Any, place: str = "") -> Iterator[str]:
-    """Keys, dotted, of texts in which something was hidden.
+    """Keys, dotted, of texts in which something was hidden; of a list, the key of all of it.
 
     Args:
         values: Nested mappings and lists, as read from a configuration.
@@ -76,8 +76,8 @@ def hidden_in(values: Any, place: str = "") -> Iterator[str]:
             for key, value in values.items():
                 yield from hidden_in(value, f"{place}.{key}" if place else str(key))
         case list() | tuple():
-            for value in values:
-                yield from hidden_in(value, place)
+            # What stands in a list has no key of its own.
+            yield from (place for value in values for _ in hidden_in(value))
 
 
 class Redactor:
@@ -157,6 +157,10 @@ class RedactedStream(io.TextIOBase):
     def fileno(self) -> int:
         """Of the stream that it goes to."""
         return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """Whether somebody looks at the stream that it goes to."""
+        return self._stream.isatty()
 
     def writable(self) -> bool:
         """It can be written to."""

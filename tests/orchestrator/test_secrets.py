@@ -58,14 +58,15 @@ def test_no_file_of_a_run_holds_a_secret(simulation, tmp_path, monkeypatch, caps
 
     # What was left out has to be given again, by its name; all else is there.
     assert cli.main(["train", "--resume", "--run-dir", str(folder)]) == 2
-    assert "give it again, as parameters.api_key=…" in capsys.readouterr().err
+    assert "give them again, as parameters.api_key=… " in capsys.readouterr().err
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
     assert "train --resume --run-dir runs/a parameters.api_key=…" in page
     with pytest.raises(ConfigError) as caught:
         load_config(folder / "config.yaml")
     assert str(caught.value) == (
         f"{folder / 'config.yaml'} does not hold parameters.api_key, parameters.database.password, "
-        "data, as secrets are not written down: give it again, as parameters.api_key=…"
+        "data, as secrets are not written down: give them again, as parameters.api_key=… "
+        "parameters.database.password=… data=…"
     )
     given = [f"parameters.api_key={KEY}", "parameters.database.password=x", f"data={DATA}"]
     again = load_config(folder / "config.yaml", given)
@@ -83,3 +84,29 @@ def test_another_secret_is_no_other_run(simulation, tmp_path):
     assert fit(folder, resume=True, parameters={"api_key": "another-key"}).status == "finished"
     with pytest.raises(RunFolderError, match=r"parameters\.width was None and is now 1"):
         fit(folder, resume=True, max_steps=40, parameters={"api_key": "another-key", "width": 1})
+
+
+PROGRAM = """
+def program(api_key, note=None, total_steps=1):
+    print("I was given", api_key)
+    raise ValueError(f"refused {api_key} {note}")
+"""
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_no_secret_is_printed(command, tmp_path, monkeypatch, capsys):
+    """A job's log is what its command prints, errors and the program's own words among it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "secretive.py").write_text(PROGRAM)
+    (tmp_path / "run.yaml").write_text(f"parameters: {{note: {{password: {PASSWORD}}}}}\n")
+    words = ["program=secretive:program", f"parameters.api_key={KEY}", f"data={DATA}"]
+    assert cli.main([command, "run.yaml", *words]) == 2
+    printed = capsys.readouterr()
+    for secret in (KEY, PASSWORD):
+        assert secret not in printed.out + printed.err
+    assert f"I was given {HIDDEN}" in printed.out
+    assert f"refused {HIDDEN} {{'password': '{HIDDEN}'}}" in printed.err
+    # A mistake in the very value.
+    assert cli.main([command, "parameters.api_key=[half-a-list"]) == 2
+    assert "half-a-list" not in capsys.readouterr().err

@@ -6,13 +6,16 @@ import dataclasses
 import json
 import re
 import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from kernels import unstack_tables
 from orchestrator.cli import main
@@ -24,6 +27,7 @@ from workers.host import Host
 from workers.planning import make_plan
 from workers.program import load_program
 from workers.protocol import Assignment, Lease
+from workers.redaction import HIDDEN
 from workers.saved_tables import SavedTable, nearest_rows
 from workers.table_keys import RowKeys, keys_of
 
@@ -254,6 +258,35 @@ def test_the_command_writes_what_tensorboard_reads(trained, capsys):
     np.testing.assert_allclose(rows, trained.tables["user"][numbers], rtol=1e-5)
     cities = (folder / "2" / "city" / "values.tsv").read_text()
     assert "\tRome\n" in cities and "\tOslo\n" in cities
+
+
+def test_secrets_come_as_words_anywhere_among_the_flags(trained, tmp_path, monkeypatch, capsys):
+    """As the run's folder does not hold them."""
+
+    def guarded(api_key: str, **parameters):
+        assert api_key == "swordfish"
+        return load_program("workers.programs.columns:program", parameters)
+
+    monkeypatch.setitem(sys.modules, "guarded", SimpleNamespace(program=guarded))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(trained.folder / "checkpoints")
+    values = yaml.safe_load((trained.folder / "config.yaml").read_text())
+    values["program"] = "guarded:program"
+    values["parameters"]["api_key"] = HIDDEN
+    (run / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    key = "parameters.api_key=swordfish"
+    for words in (
+        ["tables", "describe", str(run), key],
+        ["tables", "neighbours", str(run), key, "--table", "user", "--id", "3"],
+        ["tables", "neighbours", "--table", "shop", "--key", "shop 7", str(run), key],
+        ["tables", "export", str(run), str(tmp_path / "out"), "--table", "shop", key],
+        ["tables", "tensorboard", "--table", "user", str(run), "--most", "5", key],
+    ):
+        assert main(words) == 0, words
+    assert "after step 2" in capsys.readouterr().out
+    assert main(["tables", "describe", str(run), key, "seed=3"]) == 2
+    assert "'seed' cannot be set here" in capsys.readouterr().err
 
 
 def test_too_few_rows_are_refused(trained, capsys):
