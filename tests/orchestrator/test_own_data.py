@@ -105,6 +105,14 @@ def test_the_same_command_again_goes_with_what_it_made(data, tmp_path):
         complete(load_config(tmp_path / "config.yaml", ["label=price"]))
 
 
+def test_one_table_is_not_told_to_be_together(tmp_path, capsys):
+    r = np.random.default_rng(0)
+    table = pa.table({"user": r.integers(0, 30, ROWS), "stars": r.integers(0, 2, ROWS)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert main(["data", "describe", str(tmp_path), "label=stars"]) == 0
+    assert "on 4 devices, one table: " in capsys.readouterr().out
+
+
 def test_describe(data, capsys):
     assert main(["data", "describe", data, "label=stars"]) == 0
     said = capsys.readouterr().out
