@@ -40,7 +40,7 @@ class Trap:
         step: For ``training``, the step that is about to be run.
         signal: Name of the signal; empty sleeps instead, in an evaluation before every step.
         again: Whether it strikes each time; else each host once.
-        seconds: How long is slept.
+        seconds: How long is slept, at most: until there is a file ``<file>.<number>-go``.
     """
 
     moment: str
@@ -100,8 +100,10 @@ def _set(trap: Trap, mark: Path) -> None:
         if is_due():
             if trap.signal:
                 os.kill(os.getpid(), getattr(signal, trap.signal))
-            else:
-                time.sleep(trap.seconds)
+                return
+            deadline = time.monotonic() + trap.seconds
+            while time.monotonic() < deadline and not mark.with_name(f"{mark.name}-go").exists():
+                time.sleep(0.05)
 
     match trap.moment:
         case "compiling":

@@ -63,6 +63,41 @@ def test_golden_order() -> None:
         [3, 5, 9, 14],
         [7, 6, 15, 13],
     ]
+    assert order.batches(2, 0, order.steps_per_epoch).tolist() == [
+        [14, 15, 3, 2],
+        [7, 13, 0, 1],
+        [12, 9, 11, 5],
+        [10, 8, 4, 6],
+    ]
+    padded = RowOrder((7, 5, 3), 4, 3, 2, 5)
+    assert padded.batches(2, 0, padded.steps_per_epoch).tolist() == [
+        [14, 7, 3, 2],
+        [8, 13, 0, 1],
+        [12, 10, 11, 5],
+        [9, -1, 4, 6],
+    ]
+
+
+def test_row_groups_come_in_another_order_every_epoch() -> None:
+    """Told apart from the shuffling of rows by windows of one row."""
+    order = RowOrder((10,) * 8, 10, 0, 1, 1)
+    epochs = [order.batches(epoch, 0, order.steps_per_epoch) for epoch in range(4)]
+    for rows in epochs:
+        assert (rows // 10 == rows[:, :1] // 10).all(), "a row group after the other"
+        assert (np.diff(rows, axis=1) == 1).all()
+    assert len({tuple(rows[:, 0]) for rows in epochs}) == 4
+
+
+def test_rows_are_shuffled_within_windows_of_a_shard_afresh_every_epoch() -> None:
+    order = RowOrder((64,), 8, 0, 2, 8)
+    first, second = (order.batches(epoch, 0, order.steps_per_epoch) for epoch in (0, 1))
+    for window in range(4):
+        for shard in range(2):
+            begin = 32 * shard + 8 * window
+            place = np.s_[2 * window : 2 * window + 2, 4 * shard : 4 * shard + 4]
+            assert sorted(first[place].flat) == list(range(begin, begin + 8))
+            assert list(first[place].flat) != list(range(begin, begin + 8))
+            assert list(first[place].flat) != list(second[place].flat)
 
 
 def test_default_logical_shards_is_the_largest_divisor_up_to_256() -> None:
