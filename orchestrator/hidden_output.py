@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -30,11 +31,19 @@ def hidden_output(words: Sequence[str]) -> Iterator[None]:
         words: Of the command: ``key=value`` and configuration files among them count.
     """
     hide = Redactor.of(*(source for word in words for source in _values_of(word)), os.environ)
+    tell_of = sys.excepthook
+
+    def tell_without_secrets(*error: Any) -> None:
+        sys.stderr.write(hide("".join(traceback.format_exception(*error))))
+
+    sys.excepthook = tell_without_secrets
     with (
         redirect_stdout(RedactedStream(sys.stdout, hide)),
         redirect_stderr(RedactedStream(sys.stderr, hide)),
     ):
         yield
+    # Not if an error comes through here: nobody expected it, and Python is about to tell of it.
+    sys.excepthook = tell_of
 
 
 def _values_of(word: str) -> Iterator[dict[str, Any]]:

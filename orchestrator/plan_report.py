@@ -34,8 +34,8 @@ def report(found: PlanFigures) -> Iterator[RenderableType]:
     yield (
         f"{config.program} with batches of {config.batch_size:,} on "
         + (f"{on.described}: " if on else "")
-        + f"{topology.hosts} hosts × {topology.devices_per_host} devices, "
-        f"{topology.sparsecores} SparseCores"
+        + f"{topology.hosts} host{'s' * (topology.hosts > 1)} × "
+        f"{topology.devices_per_host} devices, {topology.sparsecores} SparseCores"
     )
     yield ""
     yield _tables(found)

@@ -1,5 +1,6 @@
 """Secrets of a run are in none of the files that it leaves, and are asked for when it goes on."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from orchestrator import cli
 from orchestrator.config_loading import load_config, parse_override
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, RunFailed, RunFolderError
+from orchestrator.hidden_output import hidden_output
 from orchestrator.hosts.faults import Fault, ScriptedFaults
 from workers.redaction import HIDDEN
 
@@ -110,3 +112,20 @@ def test_no_secret_is_printed(command, tmp_path, monkeypatch, capsys):
     # A mistake in the very value.
     assert cli.main([command, "parameters.api_key=[half-a-list"]) == 2
     assert "half-a-list" not in capsys.readouterr().err
+
+
+def test_no_secret_is_in_the_traceback_of_an_error_that_nobody_expected(monkeypatch, capsys):
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)  # put back at the end
+    before = sys.excepthook
+    with hidden_output([f"parameters.api_key={KEY}"]):
+        pass
+    assert sys.excepthook is before
+    with (
+        pytest.raises(RuntimeError) as caught,
+        hidden_output([f"parameters.api_key={KEY}"]),
+    ):
+        raise RuntimeError(f"with {KEY}")
+    sys.excepthook(*caught._excinfo)  # as Python does where nobody catches it
+    printed = capsys.readouterr().err
+    assert f"RuntimeError: with {HIDDEN}" in printed
+    assert KEY not in printed
