@@ -7,7 +7,7 @@ from test_slices import slice_of
 
 from orchestrator.config import ClusterConfig
 from orchestrator.errors import ClusterError
-from orchestrator.hosts import slice_hosts
+from orchestrator.hosts import placed_hosts, slice_hosts
 from orchestrator.topology import slice_topology
 from workers import protocol
 
@@ -83,11 +83,11 @@ def pretended(monkeypatch):
     clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
     world.clock = clock
     monkeypatch.setattr(slice_hosts, "ray", SimpleNamespace(nodes=lambda: world.nodes))
-    monkeypatch.setattr(slice_hosts, "time", clock)
+    monkeypatch.setattr(placed_hosts, "time", clock)
     monkeypatch.setattr(slice_hosts, "available_resources_per_node", world.available)
     monkeypatch.setattr(slice_hosts, "slice_placement_group", world.ask)
     monkeypatch.setattr(slice_hosts, "placement_group_table", world.state)
-    monkeypatch.setattr(slice_hosts, "RayHosts", PretendedHosts)
+    monkeypatch.setattr(placed_hosts, "RayHosts", PretendedHosts)
     monkeypatch.setattr(
         slice_hosts,
         "PlacementGroupSchedulingStrategy",
