@@ -8,6 +8,7 @@ from orchestrator.config import RunConfig
 from orchestrator.errors import ConfigError
 from orchestrator.policies import best_steps
 from orchestrator.run_folder import read_history
+from orchestrator.shared_storage import storage_wanted
 
 __all__ = ["chosen_step"]
 
@@ -22,10 +23,12 @@ def chosen_step(run_folder: Path, config: RunConfig, wanted: str | int) -> int:
 
     Raises:
         ConfigError: The run has no such checkpoint; the message names those it has.
+        StorageUnavailable: The checkpoints cannot be listed.
     """
     from workers.checkpoint import committed_steps
 
-    steps = committed_steps(run_folder / "checkpoints")
+    with storage_wanted(run_folder.absolute(), "try again"):
+        steps = committed_steps(run_folder / "checkpoints")
     held = f"'{run_folder}' holds those of the steps {', '.join(map(str, steps)) or 'none'}"
     if not steps:
         raise ConfigError(f"'{run_folder}' holds no checkpoint: let the run save one first")

@@ -30,6 +30,8 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 """Before any try. A signal to stop is heeded after this long at the latest."""
 
+_RESUME = "go on with --resume: committed checkpoints are left as they are"
+
 _OF_STORAGE = {errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENODEV, errno.ENOTCONN}
 """Numbers of errors that only storage answers with, whichever file it was about."""
 
@@ -126,12 +128,13 @@ class SharedStorage:
 
 
 @contextmanager
-def storage_wanted(folder: Path) -> Iterator[None]:
+def storage_wanted(folder: Path, remedy: str = _RESUME) -> Iterator[None]:
     """Turn what storage answers with within the block into one error that says what to do.
 
     Args:
         folder: The run's folder. Errors about other files are let through, but for those that only
             storage answers with.
+        remedy: What to do when the storage answers again.
 
     Raises:
         StorageUnavailable: A file of the run could not be used.
@@ -145,16 +148,17 @@ def storage_wanted(folder: Path) -> Iterator[None]:
         path = folder if name is None else Path(os.fsdecode(name))
         if not path.is_relative_to(folder) and error.errno not in _OF_STORAGE:
             raise
-        raise _unavailable(error, path, "read or written") from error
+        raise _unavailable(error, path, "read or written", remedy) from error
 
 
-def _unavailable(error: OSError, path: Path, what: str) -> StorageUnavailable:
+def _unavailable(
+    error: OSError, path: Path, what: str, remedy: str = _RESUME
+) -> StorageUnavailable:
     number = error.errno or 0
     name = errno.errorcode.get(number, "no number")
     return StorageUnavailable(
         f"'{path}' could not be {what}: {error.strerror or error} ({name}); see to the storage, "
-        "its mount and its server, and go on with --resume: committed checkpoints are left as "
-        "they are",
+        f"its mount and its server, and {remedy}",
         path=str(error.filename or path),
         errno=number,
     )

@@ -15,6 +15,8 @@ from driving import Simulation, fit, losses, simulation
 
 import workers.checkpoint
 from orchestrator import cli, driver
+from orchestrator.chosen_step import chosen_step
+from orchestrator.config import RunConfig
 from orchestrator.errors import RunFolderError, StorageUnavailable
 from orchestrator.hosts.faults import Fault, ScriptedFaults
 from orchestrator.hosts.simulated_world import FakeClock
@@ -234,3 +236,13 @@ def test_errors_of_other_files_are_left_as_they_are(tmp_path: Path) -> None:
         raise trouble(errno.ENOENT, "/of/the/users/program")
     with pytest.raises(ConnectionRefusedError), storage_wanted(tmp_path):
         raise OSError(errno.ECONNREFUSED, "refused")
+
+
+def test_a_command_that_takes_a_checkpoint_says_so_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        workers.checkpoint, "committed_steps", lambda folder: (_ for _ in ()).throw(trouble(5))
+    )
+    with pytest.raises(StorageUnavailable, match=r"EIO.*its server, and try again"):
+        chosen_step(tmp_path, RunConfig(), "newest")
