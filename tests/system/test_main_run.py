@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import yaml
 
 from tests.runs import Run
+from workers.program import load_program
+from workers.saved_tables import SavedTables
 
 pytestmark = pytest.mark.system
 
@@ -40,5 +43,18 @@ def test_train_with_nothing_given(start: Callable[..., Run]) -> None:
     assert (run.folder / "data-index.arrow").is_file()
     said = "".join(log.read_text() for log in (run.folder / "logs").rglob("*") if log.is_file())
     assert "opened file by file" not in said, "hosts take the driver's index"
+    # Rows of both hosts, each once; the state of the last evaluation is the last one saved.
+    counted = run.events("row_norms")[-1]
+    assert counted["step"] == summary["steps"]
+    rows = {table["name"]: table["vocabulary_size"] for table in plan["tables"]}
+    assert {name: norms["rows"] for name, norms in counted["tables"].items()} == rows
+    program = load_program(config["program"], config["parameters"])
+    for table in ("flight", "carrier"):
+        norms = np.linalg.norm(SavedTables(run.folder, program).rows(table), axis=1)
+        found = counted["tables"][table]
+        assert (found["least"], found["most"]) == pytest.approx(
+            (norms.min(), norms.max()), rel=1e-5
+        )
+        assert found["total"] == pytest.approx(norms.sum(), rel=1e-5)
     kinds = {event["kind"] for event in run.events()}
     assert {"host_started", "plan_made", "plan_confirmed", "lease_done", "finished"} <= kinds
