@@ -25,6 +25,7 @@ CONFIGS = ROOT / "cluster_configs"
 RUNS = sorted((CONFIGS / "runs").glob("*.yaml"))
 LAUNCHERS = sorted((CONFIGS / "gce").glob("*.yaml"))
 KUBERAY = [*sorted((CONFIGS / "gke").glob("ray*.yaml"))]
+FLOORS = ("kernels", "workers", "orchestrator")
 LONGEST_LINE = 100
 
 # What the operator knows of the fields that are used here. Others would be passed over in silence
@@ -263,6 +264,29 @@ def test_jobs_that_are_stopped_are_left_the_time_to_save() -> None:
     for path in (*LAUNCHERS, CONFIGS / "gke" / "Dockerfile"):
         (seconds,) = re.findall(r"\bRAY_JOB_STOP_WAIT_TIME_S=(\d+)", path.read_text())
         assert int(seconds) > grace, path
+
+
+def test_what_jobs_need_is_brought_to_the_cluster() -> None:
+    """Neither rsync nor docker leaves out a file of ours, such as those in cluster_configs/runs."""
+    folders = (*FLOORS, "cluster_configs")
+    ours = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    names = {path.relative_to(ROOT) for path in ours if "__pycache__" not in path.parts}
+    assert {path.relative_to(ROOT) for path in RUNS} <= names
+    for path in LAUNCHERS:
+        for pattern in read(path)["rsync_exclude"]:
+            # A folder: at the top if a slash comes first, else anywhere (rsync's manual, "pattern
+            # matching rules"). "**/runs/**" would be any folder of the name.
+            assert re.fullmatch(r"/?[.\w]+/", pattern), pattern
+            name = pattern.strip("/")
+            inside = (1,) if pattern.startswith("/") else range(1, 9)
+            assert not [
+                one for one in names if any(one.parts[n - 1 : n] == (name,) for n in inside)
+            ]
+    left_out = {
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if "*" not in line
+    }
+    assert ".venv" in left_out
+    assert not {path.parts[0] for path in names} & left_out
 
 
 def test_the_storage_can_be_written_by_all_hosts() -> None:

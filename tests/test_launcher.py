@@ -13,8 +13,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import MagicMock
@@ -54,10 +54,23 @@ class Launch:
     google: GoogleCloud
     shell: Shell
     folder: Path
+    autoscalers: list[StandardAutoscaler] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Wait for the threads that still talk to Google."""
+        for autoscaler in self.autoscalers:
+            deadline = time.monotonic() + 30
+            while autoscaler.pending_launches.value:
+                assert time.monotonic() < deadline, "a launch does not end"
+                time.sleep(0.02)
+            for updater in autoscaler.updaters.values():
+                updater.join(30)
+                assert not updater.is_alive()
 
     def ray_start(self, address: str) -> tuple[list[str], dict[str, str]]:
         """Run what a machine would run, with a ``ray`` that tells its words and variables."""
-        (script,) = self.shell.scripts(address, "ray start")
+        # Ray may start a host again that it has not heard of yet; it says the same.
+        (script,) = set(self.shell.scripts(address, "ray start"))
         ray = self.folder / "emberay" / ".venv" / "bin" / "ray"
         ray.parent.mkdir(parents=True, exist_ok=True)
         ray.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\necho --variables--\nenv -0\n")
@@ -98,6 +111,7 @@ def head_autoscaler(launch: Launch) -> tuple[StandardAutoscaler, LoadMetrics]:
         process_runner=launch.shell,
         update_interval_s=0,
     )
+    launch.autoscalers.append(autoscaler)
     return autoscaler, load
 
 
@@ -118,7 +132,7 @@ def up_to_date(made: dict[str, Any]) -> bool:
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def launch(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Launch:
+) -> Iterator[Launch]:
     """``ray up`` of one of the files, and its parts on the head, with a Google in memory."""
     path: Path = request.param
     config = yaml.safe_load(path.read_text())
@@ -150,7 +164,9 @@ def launch(
         override_cluster_name=None,
         _runner=shell,
     )
-    return Launch(topology, config, google, shell, tmp_path)
+    launched = Launch(topology, config, google, shell, tmp_path)
+    yield launched
+    launched.close()
 
 
 def test_the_head_is_made_and_started(launch: Launch) -> None:
