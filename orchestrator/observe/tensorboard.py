@@ -28,6 +28,7 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer: SummaryWriter | None = None
+        self._files = 0
 
     def __call__(self, time: float, event: Event) -> None:
         """See ``orchestrator.events.Sink``."""
@@ -48,7 +49,12 @@ class TensorBoard:
                 # A new file with a purge step makes TensorBoard forget what lay beyond it.
                 self.close()
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
+                self._files += 1
+                # Names tell seconds only, and two of the same second would be one file.
+                suffix = f".{self._files:04d}"
+                self._writer = SummaryWriter(
+                    str(self._folder), purge_step=step + 1, filename_suffix=suffix
+                )
             case _:
                 pass
 

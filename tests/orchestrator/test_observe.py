@@ -90,6 +90,17 @@ def test_tensorboard_files_hold_the_scalars(tmp_path):
     assert b"test/normalised_entropy" in content
 
 
+def test_what_two_launches_wrote_within_a_second_is_all_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    sink = TensorBoard(tmp_path)
+    for event in (events.Restored(0), lease(0, 2), events.Restored(2), evaluated(2)):
+        sink(1.0, event)
+    sink.close()
+    first, second = (file.read_bytes() for file in sorted(tmp_path.iterdir()))
+    assert b"train/loss" in first
+    assert b"test/auc" in second
+
+
 def run_console(console):
     console(0.0, events.RunStarted("runs/a", "flights", 2, 4, 100, 200))
     console(1.0, events.Launching(0, 2))
