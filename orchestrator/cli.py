@@ -68,6 +68,10 @@ def _run(words: list[str]) -> int:
             case ["doctor", *rest]:
                 well = run_doctor_command(alone["doctor"].parse_intermixed_args(rest))
                 return _FINISHED if well else _FAILED
+            case ["data", "describe", *rest]:
+                options = alone["describe"].parse_intermixed_args(rest)
+                options.run(options)
+                return _FINISHED
             case ["tables", name, *rest] if name in tables:
                 options = tables[name].parse_intermixed_args(rest)
                 options.run(options)
@@ -126,8 +130,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, _Parsers, _Parsers]:
         "compile": add_compile_command(commands),
         "plan": add_plan_command(commands),
         "doctor": add_doctor_command(commands),
+        "describe": add_data_commands(commands),
     }
-    add_data_commands(commands)
     tables = add_table_commands(commands)
     add_report_command(commands)
     add_predict_command(commands)

@@ -23,13 +23,14 @@ __all__ = ["add_data_commands", "run_data_command", "run_join"]
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-def add_data_commands(commands: Commands) -> None:
-    """Add ``data`` and what is below it to a command line."""
+def add_data_commands(commands: Commands) -> argparse.ArgumentParser:
+    """Add ``data`` and what is below it to a command line; the parser of ``data describe``."""
     data = commands.add_parser("data", help="convert, join and describe data")
     below = commands_below(data)
-    add_describe_command(below)
+    describe = add_describe_command(below)
     _add_join(below)
     _add_convert(below)
+    return describe
 
 
 def _add_join(below: Commands) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["add_describe_command", "complete_holdout", "run_describe"]
 
 
-def add_describe_command(commands: Commands) -> None:
-    """Add ``describe`` to the commands below ``data``."""
+def add_describe_command(commands: Commands) -> argparse.ArgumentParser:
+    """Add ``describe`` to the commands below ``data``; its parser."""
     describe = commands.add_parser(
         "describe",
         help="tell what the columns of a data set are, and what they would be taken for",
@@ -47,6 +47,7 @@ def add_describe_command(commands: Commands) -> None:
         "--config", action="store_true", help="print the configuration of the run, and no more"
     )
     describe.set_defaults(run=run_describe)
+    return describe
 
 
 def run_describe(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ configuration, as if somebody had written it:
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def complete(config: RunConfig, say: Callable[[str], None] = lambda _: None) -> 
     return config.model_copy(
         update={
             "program": COLUMNS_PROGRAM,
-            "parameters": _merged(understood.parameters(), own),
+            "parameters": _merged(understood, own),
             "label": None,
             "batch_size": batch_size,
             "epochs": config.epochs if "epochs" in kept else epochs,
@@ -87,7 +88,7 @@ def run_length(rows: int) -> tuple[int, int]:
     batch_size = 1 << max(7, min(10, (rows // _STEPS).bit_length() - 1))
     return (
         batch_size,
-        1 if rows > 20_000_000 else 2 if rows > 1_000_000 else 3 if rows > 250_000 else 5,
+        1 if rows > 20_000_000 else 2 if rows > 1_000_000 else 3 if rows > 50_000 else 5,
     )
 
 
@@ -103,13 +104,24 @@ def _with_start(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"holdout": config.holdout.model_copy(update={"start": start})})
 
 
-def _merged(understood: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(found: Understanding, given: Mapping[str, Any]) -> dict[str, Any]:
     """What was understood, overridden by what was given; null leaves out a feature or number."""
+    understood = found.parameters()
+    columns = [column.name for column in found.columns]
     merged = {**understood, **given}
     for key in ("features", "numbers"):
         own = given.get(key) or {}
         if not isinstance(own, Mapping):
             raise ConfigError(f"parameters.{key} is {own!r}; give fields by name")
+        known = {*understood[key], *columns}
+        for name in (name for name, fields in own.items() if fields is None):
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1)
+                raise ConfigError(
+                    f"parameters.{key}.{name} is null, but there is nothing of that name to leave "
+                    + (f"out (did you mean '{near[0]}'?)" if near else "out")
+                    + f"; there are {', '.join(sorted(understood[key])) or 'none'}"
+                )
         both = {**understood[key], **own}
         merged[key] = {name: fields for name, fields in both.items() if fields is not None}
     return merged

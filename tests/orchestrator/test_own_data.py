@@ -88,6 +88,11 @@ def test_only_what_lacks_is_filled_in(data):
         (["label=x", "program=a:b"], ConfigError, "stands beside the program 'a:b'"),
         (["data={data}", "label=nothing"], DataError, "no column 'nothing'; it has 'user'"),
         (["data={data}", "label=stars", "holdout.by=time"], DataError, "needs holdout.column"),
+        (
+            ["data={data}", "label=stars", "parameters.features.usr=null"],
+            ConfigError,
+            r"features.usr is null, but .* \(did you mean 'user'\?\)",
+        ),
     ],
 )
 def test_what_cannot_be(words, error, said, data):

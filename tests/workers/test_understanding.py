@@ -174,7 +174,8 @@ def test_nulls_are_expected_where_the_metadata_does_not_exclude_them(tmp_path):
     values = r.integers(0, 50, 1000)
     y = r.integers(0, 2, 1000)
     full = write(tmp_path / "full", user=values, y=y)
-    assert understand(full, "y").parameters()["features"]["user"] == {"kind": "ids", "rows": 50}
+    fields = understand(full, "y").parameters()["features"]["user"]
+    assert fields == {"kind": "ids", "rows": 50, "penalty": 0.05}
     holes = write(tmp_path / "holes", user=pa.array([None, *values[1:].tolist()]), y=y)
     assert understand(holes, "y").parameters()["features"]["user"]["missing"] == "own"
     with pa.ipc.new_file(
@@ -241,6 +242,29 @@ def test_data_that_cannot_be(tmp_path):
         understand(data).parameters()
     with pytest.raises(DataError, match="has its own program"):
         understand("synthetic", "label")
+
+
+def test_ids_that_would_be_learnt_by_heart(tmp_path):
+    r = np.random.default_rng(0)
+    rows = 6000
+    user, shop = r.integers(0, 3000, rows), r.integers(0, 300, rows)
+    liked = r.normal(0, 3, 3000)
+    data = write(
+        tmp_path / "d",
+        user_id=user,
+        user_name=[f"u{one}" for one in user],
+        shop_id=shop,
+        district_code=np.where(shop < 10, 5, shop) * 1_000_003,
+        y=(r.random(rows) < 0.5).astype(int),
+        z=(r.random(rows) < 1 / (1 + np.exp(-liked[user]))).astype(int),
+    )
+    found = {c.name: c.taken for c in understand(data, "y", Holdout()).columns}
+    assert "a value has 2.1 rows on average, and tells nothing" in found["user_id"].why
+    assert found["user_id"].kind == found["user_name"].kind == "left out"
+    assert found["district_code"].why == "its values go nearly one to one with those of 'shop_id'"
+    assert found["shop_id"].features["shop_id"]["penalty"] == pytest.approx(300 / 5400, rel=0.02)
+    telling = {c.name: c.taken for c in understand(data, "z", Holdout()).columns}
+    assert telling["user_id"].kind == "ids"
 
 
 def test_types_that_warehouses_write(tmp_path):

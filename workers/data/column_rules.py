@@ -38,6 +38,11 @@ LIST_MOST = 50
 """Most values of a list that are looked at."""
 HASHED_MOST = 1 << 26
 
+RARE = 4.0
+"""Rows that a value has on average, below which ids are taken only if they tell of the label."""
+REPEATS = 1.3
+"""Rows that a value must have in the sample for it to show what ids tell."""
+
 _ID_NAME = re.compile(
     r"(^|_)(id|ids|uid|guid|uuid|key|code|zip|hash|sku|isbn|user|item|movie|product|ad|campaign|"
     r"advertiser|publisher|session|device|page|url|category|brand|author|artist|track)(s?)($|_)|"
@@ -137,6 +142,22 @@ def _vocabulary(facts: ColumnFacts) -> dict[str, Any] | None:
     return {"kind": "vocabulary", "values": [words[place] for place in order if counts[place]]}
 
 
+def _learnt_by_heart(facts: ColumnFacts) -> str | None:
+    """Why values that are seldom seen are left out; None if they are not, or it is not known.
+
+    A model learns the labels of such rows by heart, and is worse for others the longer it trains.
+    """
+    counts = facts.counts
+    known = facts.rows * (1 - facts.null_share)
+    shown = len(facts.values) * (1 - facts.null_share) / max(counts.distinct, 1)
+    if known >= RARE * counts.estimate or shown < REPEATS or not facts.by_value < 0.5 + TELLS:
+        return None
+    return (
+        f"a value has {known / counts.estimate:.1f} rows on average, and tells nothing of the "
+        f"label (AUC {facts.by_value:.3f}): it would be learnt by heart"
+    )
+
+
 def _each_a_row(values: int, where: str) -> str:
     if values == 1:
         return f"one value{where}: it has a row, new ones share another"
@@ -147,6 +168,8 @@ def _text(facts: ColumnFacts) -> Taken:
     counts = facts.counts
     if counts.estimate > UNIQUE * facts.rows and facts.rows > 100:
         return Taken("left out", "nearly every row has a string of its own: a key, or free text")
+    if (said := _learnt_by_heart(facts)) is not None:
+        return Taken("left out", said)
     separated = _separated(facts)
     if separated is not None:
         return separated
@@ -255,7 +278,7 @@ def _integers_are_ids(facts: ColumnFacts) -> str | None:
     if counts.distinct <= FEW:
         return f"{counts.distinct} different integers"
     more = facts.by_value - facts.by_range
-    if more > TELLS:
+    if more > TELLS and facts.by_value > 0.5 + TELLS:
         return (
             f"the value tells more of the label (AUC {facts.by_value:.3f}) than its range "
             f"({facts.by_range:.3f}), as with ids"
@@ -278,6 +301,8 @@ def _rows_for_integers(facts: ColumnFacts, why: str) -> Taken:
     counts, known = facts.counts, facts.known
     if counts.estimate > UNIQUE * facts.rows and facts.rows > 100:
         return Taken("left out", f"{why}, but nearly every row has another")
+    if (said := _learnt_by_heart(facts)) is not None:
+        return Taken("left out", f"{why}, but {said}")
     low, high = known.least, known.most
     if isinstance(low, int) and low >= 0 and high < min(DIRECT_MOST, 2 * counts.estimate + 1000):
         fields = {"kind": "ids", "rows": high + 1, **_missing(facts)}

@@ -32,6 +32,11 @@ __all__ = ["Column", "Understanding", "understand"]
 SAMPLE_ROWS = 200_000
 """Rows looked at by default."""
 
+TWINS = 1.1
+"""Pairs of values that two columns have at most, for each value, if they say the same."""
+INTERACTIONS = 1000
+"""Values that a value is supposed to interact with, in penalties."""
+
 STRONG = 0.9
 """A column that alone orders the label so well is worth a question."""
 
@@ -100,6 +105,7 @@ class Understanding:
         made: dict[str, Any] = {"label": self.label.column}
         if self.label.positive is not None:
             made["positive"] = self.label.positive
+        made["interaction_penalty"] = _penalty(INTERACTIONS, self.rows)
         return made | {"features": features, "numbers": numbers}
 
     def advice(self) -> list[str]:
@@ -168,6 +174,7 @@ def understand(
         for name in names
     )
     columns = _without_twins(columns, sample)
+    columns = tuple(_with_penalties(column, train.rows) for column in columns)
     times = tuple(
         c.name
         for c in columns
@@ -211,6 +218,20 @@ def _column(facts: ColumnFacts, role: str | None) -> Column:
     return Column(facts.name, str(facts.type), nulls, counts, alone, take(facts))
 
 
+def _with_penalties(column: Column, rows: int) -> Column:
+    """How much the rows of every feature are shrunk: one over the samples that each has."""
+    features = {}
+    for name, fields in column.taken.features.items():
+        own = {"time": 24, "ranges": len(fields.get("boundaries", ())) + 1}
+        values = own.get(str(fields["kind"]), column.counts.estimate)
+        features[name] = {**fields, "penalty": _penalty(values, rows)}
+    return replace(column, taken=replace(column.taken, features=features))
+
+
+def _penalty(values: int, rows: int) -> float:
+    return float(f"{values / rows:.3g}")
+
+
 def _ranges_of(columns: tuple[Column, ...]) -> dict[str, Mapping[str, Any]]:
     """A program needs ids: without any, the halves of every number."""
     return {
@@ -226,28 +247,37 @@ def _ranges_of(columns: tuple[Column, ...]) -> dict[str, Mapping[str, Any]]:
 
 
 def _without_twins(columns: tuple[Column, ...], sample: pa.Table) -> tuple[Column, ...]:
-    """Leave out a column whose values go one to one with those of a column before it.
+    """Leave out a column whose values go (nearly) one to one with those of a column before it.
 
     A title beside a number of an item: both would learn the same, each from half of the gradient.
     """
     kept: list[Column] = []
-    seen: dict[int, list[tuple[str, np.ndarray]]] = {}
+    seen: list[tuple[str, int, np.ndarray]] = []
     for column in columns:
         ids = column.taken.kind in ("ids", "hashed", "vocabulary")
         if ids and column.counts.distinct > 2 and not column.taken.numbers:
             groups, _ = groups_of(sample.column(column.name))
-            same = seen.setdefault(column.counts.distinct, [])
-            twin = next((name for name, other in same if _one_to_one(groups, other)), None)
+            count = column.counts.distinct
+            twin = next(
+                (
+                    (name, pairs)
+                    for name, other, theirs in seen
+                    if max(count, other) <= TWINS * min(count, other)
+                    and (pairs := _pairs(groups, theirs)) <= TWINS * min(count, other)
+                ),
+                None,
+            )
             if twin is not None:
-                why = f"its values go one to one with those of '{twin}'"
+                nearly = "" if twin[1] == count else "nearly "
+                why = f"its values go {nearly}one to one with those of '{twin[0]}'"
                 column = replace(column, taken=Taken("left out", why))
             else:
-                same.append((column.name, groups))
+                seen.append((column.name, count, groups))
         kept.append(column)
     return tuple(kept)
 
 
-def _one_to_one(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether groups are the same but for their numbers."""
-    pairs = np.unique(first * (int(second.max(initial=0)) + 2) + second)
-    return len(pairs) == len(np.unique(first)) == len(np.unique(second))
+def _pairs(first: np.ndarray, second: np.ndarray) -> int:
+    """How many different pairs of groups there are in rows that have both."""
+    both = (first >= 0) & (second >= 0)
+    return len(np.unique(first[both] * (int(second.max(initial=0)) + 1) + second[both]))

@@ -4,17 +4,19 @@
     parameters:
       label: clicked
       features:
-        user: {kind: hashed, rows: 131072}
+        user: {kind: hashed, rows: 131072, penalty: 0.02}
         city: {kind: vocabulary, values: [London, Paris]}
       numbers:
         price: {mean: 2.1, scale: 0.9, log: true}
 
 Every feature has a table of its own, unless it names that of another with ``table``; the model is
-that of DLRM and DCN v2. The fields of features are those of ``workers.data.declared``.
+that of DLRM and DCN v2, with a linear term. The fields of features are those of
+``workers.data.declared``, and ``penalty``, by which the activations of one are shrunk.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +26,9 @@ import optax
 from kernels import AdagradOptimizerSpec, TableSpec
 from workers.data.declared import feature_transform, number_transform
 from workers.errors import ProgramError
-from workers.program import BinaryCrossEntropy, Feature, Program
+from workers.program import Feature, Program
 from workers.programs.dlrm import RankingModel
+from workers.programs.shrinkage import ShrunkCrossEntropy
 
 __all__ = ["program"]
 
@@ -36,9 +39,12 @@ def program(
     numbers: Mapping[str, Mapping[str, Any]] | None = None,
     positive: float | str | None = None,
     embedding_dim: int = 16,
-    table_learning_rate: float = 0.6,
+    table_learning_rate: float = 0.3,
     learning_rate: float = 1e-3,
-    activation_penalty: float = 5e-2,
+    default_penalty: float = 1e-2,
+    interaction_penalty: float = 1e-2,
+    shrinkage: float = 1.5,
+    linear_shrinkage: float = 0.5,
     initial_accumulator: float = 1e-4,
     initial_deviation: float = 0.1,
     cross_layers: int = 2,
@@ -58,7 +64,10 @@ def program(
         embedding_dim: Width of all tables.
         table_learning_rate: Of Adagrad, for the tables.
         learning_rate: Of Adam, for the rest of the model.
-        activation_penalty: Weight of the activations' squares in the loss.
+        default_penalty: ``penalty`` of features that name none.
+        interaction_penalty: See ``ShrunkCrossEntropy``.
+        shrinkage: See ``ShrunkCrossEntropy``.
+        linear_shrinkage: See ``ShrunkCrossEntropy``.
         initial_accumulator: Of Adagrad.
         initial_deviation: Standard deviation of the tables' first values.
         cross_layers: See ``RankingModel``.
@@ -71,7 +80,7 @@ def program(
         learning_rate=optax.linear_schedule(table_learning_rate, 0.0, total_steps),
         initial_accumulator_value=initial_accumulator,
     )
-    made, rows = [], {}
+    made, rows, penalties = [], {}, {}
     for name, fields in features.items():
         if fields is None:
             continue
@@ -79,6 +88,7 @@ def program(
             raise ProgramError(f"feature '{name}' is {fields!r}; give its fields, as {{kind: ids}}")
         own = dict(fields)
         table = str(own.pop("table", name))
+        penalties[name] = _penalty(name, own.pop("penalty", default_penalty))
         transform = feature_transform(name, own)
         made.append(Feature(name, table, transform))
         rows[table] = max(rows.get(table, 0), transform.vocabulary_size)
@@ -102,7 +112,15 @@ def program(
         ),
         label=label,
         positive=positive,
-        model=RankingModel(cross_layers, cross_rank, tuple(hidden), products),
+        model=RankingModel(cross_layers, cross_rank, tuple(hidden), products, linear=True),
         optimizer=optax.adam(optax.linear_schedule(learning_rate, 0.0, total_steps)),
-        loss=BinaryCrossEntropy(activation_penalty),
+        loss=ShrunkCrossEntropy(
+            tuple(penalties.items()), interaction_penalty, shrinkage, linear_shrinkage
+        ),
     )
+
+
+def _penalty(name: str, given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+        raise ProgramError(f"feature '{name}': penalty is {given!r}; give a number of at least 0")
+    return float(given)

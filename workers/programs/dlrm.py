@@ -3,7 +3,7 @@
     activations of all features ┐        ┌─ cross layers  ─┐
                                 ├─ x0 ───┤                 ├─ concatenated ─ logit
     dense columns               ┘        └─ hidden layers ─┘
-    (products of pairs of features are added, where wanted)
+    (products of pairs of features, and a number of each, are added, where wanted)
 
 A cross layer multiplies the input with a linear map of what came before: ``x0 * (W x + b) + x``, so
 ``n`` of them reach products of ``n + 1`` inputs; ``W`` may be of low rank, ``U V`` (Wang et al.,
@@ -51,17 +51,21 @@ class RankingModel(nn.Module):
         products: Whether the inner products of all pairs of features are added to the logit, as
             in factorization machines (Rendle, 2010) and DeepFM (Guo et al., 2017): they learn which
             user suits which item in far fewer steps. All features then have one width.
+        linear: Whether the first column of every activation is a number that is added to the logit,
+            and no part of anything else: the linear term of factorization machines. It can be
+            penalised less than the columns that interact.
     """
 
     cross_layers: int = 2
     cross_rank: int | None = 32
     hidden: tuple[int, ...] = (128, 64)
     products: bool = False
+    linear: bool = False
 
     @nn.compact
     def __call__(self, activations: Mapping[str, jax.Array], dense: jax.Array) -> jax.Array:
         """Logits ``[n]`` from activations ``{feature: [n, width]}`` and dense ``[n, columns]``."""
-        rows = [activations[name] for name in sorted(activations)]
+        rows = [activations[name][:, self.linear :] for name in sorted(activations)]
         first = jnp.concatenate([*rows, dense], axis=-1)
         crossed = first
         for index in range(self.cross_layers):
@@ -71,6 +75,8 @@ class RankingModel(nn.Module):
             hidden = nn.gelu(nn.Dense(width, name=f"hidden_{index}")(hidden))
         both = jnp.concatenate([crossed, hidden], axis=-1)
         logit = nn.Dense(1, name="logit")(both)[:, 0]
+        if self.linear:
+            logit = logit + sum(activations[name][:, 0] for name in sorted(activations))
         return logit + _pair_products(rows) if self.products else logit
 
 
