@@ -166,6 +166,12 @@ class RedactedStream(io.TextIOBase):
         """It can be written to."""
         return True
 
+    def __getattr__(self, name: str) -> Any:
+        """All else that streams have, such as ``reconfigure``, is that of the stream behind."""
+        if name == "_stream":
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
     @property
     def buffer(self) -> BinaryIO:
         """Of the stream that it goes to; bytes that are written there are not looked at."""

@@ -90,6 +90,10 @@ def test_a_stream_hides_what_is_printed():
         around = RedactedStream(file, Redactor())
         around.buffer.write(b"as some libraries do")
         assert (around.fileno(), around.encoding) == (file.fileno(), file.encoding)
+        assert around.isatty() == file.isatty()
+        around.reconfigure(line_buffering=True)
+        assert file.line_buffering
+        assert not hasattr(around, "nothing")
 
 
 @given(st.text("ABC123+/.|", min_size=6), st.text(), st.text())
