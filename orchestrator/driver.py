@@ -43,7 +43,7 @@ from orchestrator.observe import (
     StackFiles,
     TensorBoard,
 )
-from orchestrator.own_data import complete
+from orchestrator.own_data import check_program, complete
 from orchestrator.planning import LaunchPlanner, Plan
 from orchestrator.report_command import write_report
 from orchestrator.retention import Retention
@@ -181,6 +181,7 @@ class Driver:
         from workers.planning import check_batch_size, check_inputs, resolve_data
         from workers.program import load_program
 
+        check_program(self.config)
         config = self.config = complete(self.config, self._say)
         program = load_program(config.program, config.parameters)
         data = _absolute(resolve_data(program, config.data))

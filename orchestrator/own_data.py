@@ -20,7 +20,7 @@ from orchestrator.errors import ConfigError
 if TYPE_CHECKING:
     from workers.data.understanding import Understanding
 
-__all__ = ["COLUMNS_PROGRAM", "complete", "run_length"]
+__all__ = ["COLUMNS_PROGRAM", "check_program", "complete", "run_length"]
 
 COLUMNS_PROGRAM = "workers.programs.columns:program"
 
@@ -90,6 +90,31 @@ def run_length(rows: int) -> tuple[int, int]:
         batch_size,
         1 if rows > 20_000_000 else 2 if rows > 1_000_000 else 3 if rows > 50_000 else 5,
     )
+
+
+def check_program(config: RunConfig) -> None:
+    """Check that data comes with a label, or a program that suits it.
+
+    Raises:
+        ConfigError: It does not.
+        DataError: The data cannot be read.
+    """
+    data = config.data
+    if data is None or config.label is not None or "program" in config.model_fields_set:
+        return
+    from workers.data.sources import open_dataset
+    from workers.data.synthetic import is_synthetic
+    from workers.program import load_program
+
+    if is_synthetic(data):
+        return
+    columns = open_dataset(data, "train", None).schema.names
+    label = load_program(config.program, config.parameters).label
+    if label not in columns:
+        raise ConfigError(
+            f"data '{data}' was given without a label or a program: give label=COLUMN (it has "
+            f"{', '.join(map(repr, columns))}), or program=package.module:callable"
+        )
 
 
 def _with_start(config: RunConfig) -> RunConfig:

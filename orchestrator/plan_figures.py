@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernels.planning.traffic import Traffic, stack_traffic
 from orchestrator.config import RunConfig
-from orchestrator.own_data import complete
+from orchestrator.own_data import check_program, complete
 from orchestrator.plan_exchange import ExchangeFigures, exchange_figures
 from orchestrator.plan_tables import TableFigures, rows_imbalance, table_figures
 from orchestrator.planning import LaunchPlanner
@@ -72,6 +72,7 @@ def plan_figures(config: RunConfig, *, batches: int) -> PlanFigures:
     from workers.planning import check_batch_size, check_inputs, resolve_data
     from workers.program import load_program
 
+    check_program(config)
     config = complete(config)
     program = load_program(config.program, config.parameters)
     topology = config.cluster.slice_topology

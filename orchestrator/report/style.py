@@ -120,6 +120,8 @@ details{margin:8px 0}summary{cursor:pointer;color:var(--line-0)}
  font-variant-numeric:tabular-nums}
 .cross{stroke:var(--soft);pointer-events:none}
 @media (max-width:560px){.charts{grid-template-columns:1fr}}
+@media (max-width:720px){figure{overflow-x:auto}
+ figure:not(.charts figure) svg.chart{min-width:760px}}
 @media print{nav,#tip{display:none}figure,table{break-inside:avoid}}
 """
 )

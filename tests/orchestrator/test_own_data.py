@@ -13,7 +13,7 @@ import yaml
 from orchestrator.cli import main
 from orchestrator.config_loading import load_config
 from orchestrator.errors import ConfigError
-from orchestrator.own_data import COLUMNS_PROGRAM, complete, run_length
+from orchestrator.own_data import COLUMNS_PROGRAM, check_program, complete, run_length
 from workers.errors import DataError
 from workers.planning import check_inputs
 from workers.program import load_program
@@ -98,6 +98,15 @@ def test_only_what_lacks_is_filled_in(data):
 def test_what_cannot_be(words, error, said, data):
     with pytest.raises(error, match=said):
         complete(load_config(None, [word.format(data=data) for word in words]))
+
+
+def test_data_without_a_label_or_a_program(data):
+    said = r"without a label or a program: give label=COLUMN \(it has 'user', 'price'"
+    with pytest.raises(ConfigError, match=said):
+        check_program(load_config(None, [f"data={data}"]))
+    check_program(load_config(None, [f"data={data}", "label=stars"]))
+    check_program(load_config(None, ["data=synthetic:rows=10"]))
+    check_program(load_config(None, []))
 
 
 def test_the_same_command_again_goes_with_what_it_made(data, tmp_path):

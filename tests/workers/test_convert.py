@@ -276,6 +276,10 @@ def test_damaged_empty_and_odd_sources_are_named(tmp_path: Path) -> None:
     only = write(tmp_path / "header.csv", ["a,b"])
     with pytest.raises(DataError, match="no rows"):
         convert(Settings("csv"), [only], tmp_path / "out3")
+    for lines, said in (["user,item,rating"], "no rows"), (["a,b,c", "1,2"], "line 2 has 2 values"):
+        short = write(tmp_path / "short.csv", lines)
+        with pytest.raises(DataError, match=said):
+            convert(Settings("ratings"), [short], tmp_path / "out4")
     one, two = write(tmp_path / "1.csv", ["a,b", "1,2"]), write(tmp_path / "2.csv", ["b,a", "1,2"])
     with pytest.raises(DataError, match=r"2.csv' has other columns than the first: \['b', 'a'\]"):
         convert(Settings("csv"), [one, two], tmp_path / "out4")

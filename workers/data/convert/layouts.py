@@ -154,7 +154,17 @@ def _ratings(
         )
     header = not _is_number(values[2])
     if header:
+        named = len(values)
         values = first_values(head.partition(b"\n")[2], delimiter, quoted)
+        if len(values) < 3:
+            raise DataError(
+                f"{where}: "
+                + (
+                    f"line 2 has {len(values)} values, but the header {named}"
+                    if any(values)
+                    else "no rows below the header"
+                )
+            )
     ids = [pa.int64() if value.isdecimal() else pa.string() for value in values[:2]]
     kinds = [*ids, pa.float32(), pa.int64()][: len(values)]
     columns = _with_types(list(zip(_RATINGS, kinds, strict=False)), known)
