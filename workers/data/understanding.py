@@ -34,7 +34,7 @@ SAMPLE_ROWS = 200_000
 
 TWINS = 1.1
 """Pairs of values that two columns have at most, for each value, if they say the same."""
-INTERACTIONS = 1000
+INTERACTIONS = 2500
 """Values that a value is supposed to interact with, in penalties."""
 
 STRONG = 0.9
