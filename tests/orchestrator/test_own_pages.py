@@ -19,8 +19,7 @@ import pytest
 from orchestrator import table_commands
 from orchestrator.cli import main
 from orchestrator.config_loading import load_config
-from orchestrator.own_data import complete
-from workers.data.declared import feature_transform, number_transform
+from orchestrator.own_data import COLUMNS_PROGRAM, complete
 from workers.planning import check_inputs, resolve_data
 from workers.program import load_program
 
@@ -92,8 +91,9 @@ def test_own_data(folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None
     (fields,) = blocks("own-data.md", "yaml")
     (folder / "fields.yaml").write_text(fields)
     parameters = load_config(folder / "fields.yaml").parameters
-    assert all(feature_transform(n, f) for n, f in parameters["features"].items())
-    assert all(number_transform(n, f) for n, f in parameters["numbers"].items())
+    program = load_program(COLUMNS_PROGRAM, parameters)
+    assert {feature.name for feature in program.features} == set(parameters["features"])
+    assert len(program.dense) == len(parameters["numbers"])
 
 
 def test_own_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

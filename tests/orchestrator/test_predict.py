@@ -355,7 +355,7 @@ def test_the_page(trained, tmp_path, monkeypatch):
         np.testing.assert_allclose(values, scores[name].to_numpy(), rtol=2e-5, atol=1e-6)
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert re.fullmatch(
-        r"\[0\.\d+ 0\.\d+\]\n", python_without_us(tmp_path / "libraries", served, example)
+        r"\[0\.\d+ +0\.\d+ *\]\n", python_without_us(tmp_path / "libraries", served, example)
     )
     exported = export.deserialize(bytearray((served / "model.jax_export").read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
