@@ -34,8 +34,10 @@ SAMPLE_ROWS = 200_000
 
 TWINS = 1.1
 """Pairs of values that two columns have at most, for each value, if they say the same."""
-INTERACTIONS = 2500
-"""Values that a value is supposed to interact with, in penalties."""
+
+INTERACTIONS = 0.6
+"""Penalty of what interacts, times the fourth root of the number of rows: the more rows, the more
+is known of pairs of values, but far more slowly than of each value alone."""
 
 STRONG = 0.9
 """A column that alone orders the label so well is worth a question."""
@@ -105,7 +107,7 @@ class Understanding:
         made: dict[str, Any] = {"label": self.label.column}
         if self.label.positive is not None:
             made["positive"] = self.label.positive
-        made["interaction_penalty"] = _penalty(INTERACTIONS, self.rows)
+        made["interaction_penalty"] = float(f"{INTERACTIONS / self.rows**0.25:.3g}")
         return made | {"features": features, "numbers": numbers}
 
     def advice(self) -> list[str]:
