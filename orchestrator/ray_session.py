@@ -16,9 +16,10 @@ from orchestrator.local_cluster import own_folder, own_token
 
 __all__ = ["RaySession"]
 
+_UV_RUN = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 _ENVIRONMENT = {
     # Under `uv run`, Ray would repackage the folder and build an environment for every worker.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    _UV_RUN: "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # The controller tells of dead hosts itself, in fewer words.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
@@ -60,7 +61,13 @@ class RaySession:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import ray
+        from ray._private import ray_constants
 
+        # Ray reads this when it is first imported, which may have been long before.
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = os.environ[_UV_RUN].lower() in (
+            "1",
+            "true",
+        )
         if ray.is_initialized():
             return self
         quiet: dict[str, Any] = {

@@ -19,6 +19,23 @@ def test_an_address_where_nothing_listens_is_refused_at_once():
         pass
 
 
+@pytest.mark.parametrize(("variable", "wanted"), [(None, False), ("0", False), ("1", True)])
+def test_workers_have_this_environment_under_uv_run_whenever_ray_was_imported(
+    monkeypatch, variable, wanted
+):
+    """Unless the user says otherwise; Ray's own default builds another one for each."""
+    from ray._private import ray_constants
+
+    name = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+    monkeypatch.setattr(ray_constants, name, not wanted)
+    monkeypatch.setenv(name, str(variable))
+    if variable is None:
+        monkeypatch.delenv(name)
+    with pytest.raises(ClusterError), RaySession(ClusterConfig(address="127.0.0.1:9"), 1):
+        pass
+    assert getattr(ray_constants, name) is wanted
+
+
 @pytest.mark.parametrize(("errors", "tries"), [(1, 2), (2, 2)])
 def test_a_local_cluster_that_is_too_slow_is_started_once_more(monkeypatch, errors, tries):
     """And nothing is left of those that did not start: no process, folder or token."""
