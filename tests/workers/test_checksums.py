@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -281,9 +282,12 @@ def test_a_host_looks_at_its_own_files_alone(
 
     sized: list[str] = []
     check = checksums._check_size
-    monkeypatch.setattr(
-        checksums, "_check_size", lambda f, name, size: (sized.append(name), check(f, name, size))
-    )
+
+    def checked(folder: Path, name: str, *rest: Any) -> None:
+        sized.append(name)
+        check(folder, name, *rest)
+
+    monkeypatch.setattr(checksums, "_check_size", checked)
     assert all(verify_files(tmp_path, share, hosts) for share in range(hosts))
     assert sorted(sized) == sorted(name for part in parts for name in part)
     listed: list[Path] = []
