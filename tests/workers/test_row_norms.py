@@ -70,12 +70,14 @@ def expected(table: np.ndarray) -> NormHistogram:
     values = table.astype(np.float32)
     with np.errstate(invalid="ignore"):
         norms = np.sqrt(np.sum(values * values, axis=1, dtype=np.float32))
-    finite = norms[np.isfinite(norms)]
-    between = finite[(finite >= LOWEST) & (finite < HIGHEST)]
-    counts, _ = np.histogram(between, bins=np.array(EDGES))
+    return expected_of_norms(norms)
+
+
+def expected_of_norms(found: np.ndarray) -> NormHistogram:
+    finite = found[np.isfinite(found)]
     return NormHistogram.of_bins(
-        counts.tolist(),
-        not_finite=len(norms) - len(finite),
+        np.histogram(finite[(finite >= LOWEST) & (finite < HIGHEST)], np.array(EDGES))[0].tolist(),
+        not_finite=len(found) - len(finite),
         zero=int(np.sum(finite == 0)),
         below=int(np.sum((finite > 0) & (finite < LOWEST))),
         above=int(np.sum(finite >= HIGHEST)),
@@ -237,21 +239,6 @@ def test_histograms_of_parts_merge_to_that_of_all(values: list[float], cut: int)
     assert sum(count for *_, count in whole.buckets()) == whole.finite
     edges = [low for low, *_ in whole.buckets()] + [high for _, high, _ in whole.buckets()[-1:]]
     assert edges == sorted(edges)
-
-
-def expected_of_norms(found: np.ndarray) -> NormHistogram:
-    finite = found[np.isfinite(found)]
-    return NormHistogram.of_bins(
-        np.histogram(finite[(finite >= LOWEST) & (finite < HIGHEST)], np.array(EDGES))[0].tolist(),
-        not_finite=len(found) - len(finite),
-        zero=int(np.sum(finite == 0)),
-        below=int(np.sum((finite > 0) & (finite < LOWEST))),
-        above=int(np.sum(finite >= HIGHEST)),
-        least=float(finite.min()) if finite.size else None,
-        most=float(finite.max()) if finite.size else None,
-        total=float(np.sum(finite, dtype=np.float64)),
-        squares=float(np.sum(finite.astype(np.float64) ** 2)),
-    )
 
 
 def test_quantiles_are_right_within_a_bin() -> None:
