@@ -6,6 +6,7 @@
 #include "kernels/csrc/cpu/huge_pages.h"
 #include "kernels/csrc/cpu/lookup.h"
 #include "kernels/csrc/cpu/update.h"
+#include "kernels/csrc/exceptions.h"
 
 // Names of the arguments that describe and hold a batch, for the signature of every handler.
 #define EMBERAY_BATCH_PARAMETERS                                                               \
@@ -40,6 +41,7 @@ auto bind_batch() {
 // Errors of the language, of which running out of memory is the one to expect, stay in the call.
 template <typename Body>
 ffi::Error guarded(const Body& body) {
+  prepare_for_exceptions();
   try {
     return body();
   } catch (const std::exception& error) {

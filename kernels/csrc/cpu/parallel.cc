@@ -5,6 +5,8 @@
 #include <mutex>
 #include <utility>
 
+#include "kernels/csrc/exceptions.h"
+
 namespace emberay::cpu {
 namespace {
 
@@ -81,6 +83,7 @@ struct Job {
   }
 
   void work() {
+    prepare_for_exceptions();
     for (size_t s = 0; s < count; ++s) {
       stages[s].work(failure);
       if (s + 1 < count) stages[s].wait();

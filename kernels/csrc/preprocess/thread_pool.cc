@@ -7,6 +7,8 @@
 #include <thread>
 #include <utility>
 
+#include "kernels/csrc/exceptions.h"
+
 namespace emberay {
 namespace {
 
@@ -92,6 +94,7 @@ void ThreadPool::run(int64_t count, const Task& task) {
 }
 
 void ThreadPool::worker() {
+  prepare_for_exceptions();
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     wake_.wait(lock, [this] { return !jobs_.empty(); });
