@@ -88,7 +88,7 @@ def run_length(rows: int) -> tuple[int, int]:
     batch_size = 1 << max(7, min(10, (rows // _STEPS).bit_length() - 1))
     return (
         batch_size,
-        1 if rows > 20_000_000 else 2 if rows > 1_000_000 else 3 if rows > 50_000 else 5,
+        1 if rows > 20_000_000 else 2 if rows > 1_000_000 else 5,
     )
 
 

@@ -34,6 +34,7 @@ from workers.data.examples import Schema
 from workers.data.transforms import DenseTransform, IdTransform
 from workers.errors import ProgramError
 from workers.ranking import Ranking
+from workers.ridge import Ridge
 
 __all__ = ["BinaryCrossEntropy", "Feature", "Loss", "Program", "load_program"]
 
@@ -113,6 +114,7 @@ class Program:
             at other samples of the batch too: see ``workers.scoring``. It changes nothing in
             training.
         positive: What of the label counts as 1, where it is not 0 or 1: see ``Schema``.
+        ridge: Draws all rows of all tables towards 0; None leaves those alone that no batch has.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Program:
     positive: float | str | None = None
     ranking: Ranking | None = None
     scoring: str = "__call__"
+    ridge: Ridge | None = None
 
     def __post_init__(self) -> None:
         tables = {table.name: table for table in self.tables}
@@ -138,6 +141,8 @@ class Program:
                     f"table '{table.name}' has a vocabulary of {table.vocabulary_size}; row ids "
                     f"are 32-bit numbers, so {MOST_ROWS} is the most: hash into fewer rows"
                 )
+            if self.ridge is not None:
+                self.ridge.check(table.name, table.optimizer)
         if not self.features:
             raise ProgramError(f"program '{self.name}' has no embedding feature")
         if self.ranking is not None and not hasattr(self.model, self.ranking.method):
@@ -198,6 +203,7 @@ class Program:
         text = repr(
             (self.name, tables, self.features, self.dense, self.label, repr(self.model), self.loss)
             + (() if self.positive is None else (self.positive,))
+            + (() if self.ridge is None else (self.ridge.strength, self.ridge.first))
         )
         # Addresses differ between processes.
         return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]

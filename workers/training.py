@@ -141,6 +141,8 @@ def make_train_step(
                 step=state.step,
                 **arguments,
             )
+            if program.ridge is not None:
+                tables = program.ridge.drawn(tables, specs, state.step)
             new_state = TrainState(
                 state.step + 1,
                 dict(tables),

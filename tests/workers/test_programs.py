@@ -17,7 +17,6 @@ from workers.planning import check_inputs, make_plan, resolve_data
 from workers.program import BinaryCrossEntropy, load_program
 from workers.programs.dlrm import RankingModel
 from workers.programs.sequence import SequenceModel
-from workers.programs.shrinkage import ShrunkCrossEntropy
 from workers.programs.two_tower import ClickedRows, TwoTowers
 from workers.protocol import Assignment, Lease, RunSpec
 
@@ -146,20 +145,13 @@ def test_a_linear_column_stands_by_itself():
     r = np.random.default_rng(0)
     rows = {name: jnp.asarray(r.normal(size=(4, 3)), jnp.float32) for name in "ab"}
     dense = jnp.zeros((4, 0))
-    linear, plain = RankingModel(products=True, linear=True), RankingModel(products=True)
+    linear = RankingModel(products=True, linear=(("a", 2.0), ("b", 0.5)))
+    plain = RankingModel(products=True)
     rest = {name: row[:, 1:] for name, row in rows.items()}
     parameters = plain.init(jax.random.key(0), rest, dense)
     added = linear.apply(parameters, rows, dense) - plain.apply(parameters, rest, dense)
-    np.testing.assert_allclose(added, rows["a"][:, 0] + rows["b"][:, 0], rtol=1e-4, atol=1e-5)
-
-
-def test_rows_are_shrunk_by_how_seldom_they_are_seen():
-    shrunk = ShrunkCrossEntropy((("a", 0.5), ("b", 0.1)), 0.25, 2.0, 4.0)
-    several = {"a": jnp.asarray([[1.0, 2.0, 3.0]]), "b": jnp.asarray([[2.0, 0.0, 1.0]])}
-    none = jnp.zeros(1)
-    extra = shrunk(none, none, several) - BinaryCrossEntropy()(none, none, several)
-    want = 4 * (0.5 * 1 + 0.1 * 4) + 2 * ((0.5 + 0.25) * 13 + (0.1 + 0.25) * 1)
-    np.testing.assert_allclose(extra, [want], rtol=1e-6)
+    want = 2 * rows["a"][:, 0] + rows["b"][:, 0] / 2
+    np.testing.assert_allclose(added, want, rtol=1e-4, atol=1e-5)
 
 
 def test_the_penalty_counts_every_position():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 
@@ -17,6 +18,7 @@ from workers.data.examples import Examples
 from workers.mesh import AXIS, make_mesh, spread
 from workers.planning import make_plan
 from workers.protocol import RunSpec
+from workers.ridge import Ridge
 from workers.training import (
     DeviceBatch,
     TrainState,
@@ -28,6 +30,7 @@ from workers.training import (
 
 BATCH = 64
 VOCABULARY = 100_003
+RIDGE = Ridge(strength=0.05, first=0.2, every=2)
 
 
 def examples(seed: int) -> Examples:
@@ -41,16 +44,16 @@ def examples(seed: int) -> Examples:
     )
 
 
-def built(devices: int, skip_non_finite: bool = False):
+def built(devices: int, skip_non_finite: bool = False, ridge: Ridge | None = None):
     """Plan, mesh, first state, compiled step and batches: compiled once for all tests."""
-    plan, mesh, state, step, batch = built_once(devices, skip_non_finite)
+    plan, mesh, state, step, batch = built_once(devices, skip_non_finite, ridge)
     return plan, mesh, jax.tree.map(lambda array: array.copy(), state), step, batch
 
 
 @functools.cache
-def built_once(devices: int, skip_non_finite: bool):
+def built_once(devices: int, skip_non_finite: bool, ridge: Ridge | None):
     mesh = Mesh(make_mesh().devices[:devices], (AXIS,))
-    made = program(vocabulary=VOCABULARY)
+    made = dataclasses.replace(program(vocabulary=VOCABULARY), ridge=ridge)
     run = RunSpec("", {}, "", "", BATCH, 1, 0, devices)
     plan = make_plan(made, run, 1, None, None, 0)
     specs = apply_plan(plan, made.feature_specs(BATCH))
@@ -67,10 +70,13 @@ def built_once(devices: int, skip_non_finite: bool):
     return plan, mesh, state, step.lower(state, empty_metrics(mesh), batch(0)).compile(), batch
 
 
+@pytest.mark.parametrize("ridge", [None, RIDGE], ids=["", "ridge"])
 @pytest.mark.parametrize("skips", [False, True])
 @pytest.mark.parametrize("devices", [1, 4])
-def test_no_copy_and_no_gathering_of_a_table(devices: int, skips: bool) -> None:
-    plan, _, state, compiled, _ = built(devices, skip_non_finite=skips)
+def test_no_copy_and_no_gathering_of_a_table(
+    devices: int, skips: bool, ridge: Ridge | None
+) -> None:
+    plan, _, state, compiled, _ = built(devices, skip_non_finite=skips, ridge=ridge)
     rows = plan.stack("item").vocab_size // devices
     text = compiled.as_text()
     shape = rf"f32\[{rows},\d+\]"
@@ -111,6 +117,48 @@ def test_steps_agree_on_every_mesh_and_repeat_bit_for_bit() -> None:
         assert other_losses == pytest.approx(losses, rel=1e-5)
         for name, table in tables.items():
             assert np.allclose(table, other_tables[name], rtol=1e-4, atol=1e-5)
+
+
+def drawn(table: np.ndarray, accumulator: np.ndarray) -> np.ndarray:
+    """What two steps of the small program's learning rate with RIDGE make of a table."""
+    strength = np.full(table.shape[1], 0.05)
+    strength[0] = 0.2
+    return table / (1 + 2 * 0.3 * strength / np.sqrt(accumulator))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_ridge_draws_every_row_when_a_pass_is_due(devices: int) -> None:
+    plan, mesh, state, step, batch = built(devices, ridge=RIDGE)
+    _, _, plain_state, plain, _ = built(devices)
+    metrics, plain_metrics = empty_metrics(mesh), empty_metrics(mesh)
+
+    def tables(state: TrainState) -> dict[str, np.ndarray]:
+        return unstack_tables(plan, state.tables)
+
+    def accumulators(state: TrainState) -> dict[str, np.ndarray]:
+        given = {n: v._replace(table=v.slot[0]) for n, v in state.tables.items()}
+        return unstack_tables(plan, given)
+
+    state, metrics, _ = step(state, metrics, batch(0))
+    plain_state, plain_metrics, _ = plain(plain_state, plain_metrics, batch(0))
+    for name, table in tables(plain_state).items():
+        assert np.array_equal(tables(state)[name], table), "no pass is due"
+    state, metrics, _ = step(state, metrics, batch(1))
+    plain_state, _, _ = plain(plain_state, plain_metrics, batch(1))
+    assert len(tables(state)) == 2
+    for name, table in tables(plain_state).items():
+        want = drawn(table, accumulators(plain_state)[name])
+        assert np.all(want != table), "rows that no batch has are drawn too"
+        np.testing.assert_allclose(tables(state)[name], want, rtol=1e-5)
+
+
+def test_a_skipped_step_draws_nothing() -> None:
+    plan, mesh, state, step, batch = built(4, skip_non_finite=True, ridge=RIDGE)
+    state, metrics, _ = step(state, empty_metrics(mesh), batch(0))
+    before = {name: np.array(table) for name, table in unstack_tables(plan, state.tables).items()}
+    state, _, _ = step(state, metrics, poisoned(batch(1), mesh))
+    for name, table in unstack_tables(plan, state.tables).items():
+        assert np.array_equal(table, before[name])
 
 
 def test_samples_of_weight_zero_change_nothing() -> None:

@@ -112,9 +112,16 @@ def take(facts: ColumnFacts) -> Taken:
     return _number(facts)
 
 
+_HASHED_FACTORS = ((64, 1 << 14), (16, 1 << 16), (4, 1 << 22))
+"""Rows for every value, and up to how many values."""
+
+
 def hashed_rows(distinct: int) -> int:
-    """Rows for hashing so many values: 16 times as many while they are few, 2 where millions."""
-    factor = 16 if distinct <= 1 << 16 else 4 if distinct <= 1 << 22 else 2
+    """Rows for hashing so many values: 64 times as many while they are few, 2 where millions.
+
+    Values that share a row cost more than rows: of an AUC of 0.82, where 6 % do, 0.002.
+    """
+    factor = next((f for f, most in _HASHED_FACTORS if distinct <= most), 2)
     return min(HASHED_MOST, max(64, 1 << (distinct * factor - 1).bit_length()))
 
 

@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from workers.data.column_facts import ColumnFacts, Known, known_of
 from workers.data.column_rules import Taken, take
+from workers.data.declared import feature_transform
+from workers.data.effects import deviations
 from workers.data.evidence import Counts, groups_of
 from workers.data.holdout import Holdout
 from workers.data.labels import Label, read_label
@@ -34,10 +36,6 @@ SAMPLE_ROWS = 200_000
 
 TWINS = 1.1
 """Pairs of values that two columns have at most, for each value, if they say the same."""
-
-INTERACTIONS = 0.6
-"""Penalty of what interacts, times the fourth root of the number of rows: the more rows, the more
-is known of pairs of values, but far more slowly than of each value alone."""
 
 STRONG = 0.9
 """A column that alone orders the label so well is worth a question."""
@@ -107,7 +105,7 @@ class Understanding:
         made: dict[str, Any] = {"label": self.label.column}
         if self.label.positive is not None:
             made["positive"] = self.label.positive
-        made["interaction_penalty"] = float(f"{INTERACTIONS / self.rows**0.25:.3g}")
+        made["rows"] = self.rows
         return made | {"features": features, "numbers": numbers}
 
     def advice(self) -> list[str]:
@@ -176,7 +174,8 @@ def understand(
         for name in names
     )
     columns = _without_twins(columns, sample)
-    columns = tuple(_with_penalties(column, train.rows) for column in columns)
+    if target is not None:
+        columns = _with_deviations(columns, sample, target.labels)
     times = tuple(
         c.name
         for c in columns
@@ -220,18 +219,25 @@ def _column(facts: ColumnFacts, role: str | None) -> Column:
     return Column(facts.name, str(facts.type), nulls, counts, alone, take(facts))
 
 
-def _with_penalties(column: Column, rows: int) -> Column:
-    """How much the rows of every feature are shrunk: one over the samples that each has."""
-    features = {}
-    for name, fields in column.taken.features.items():
-        own = {"time": 24, "ranges": len(fields.get("boundaries", ())) + 1}
-        values = own.get(str(fields["kind"]), column.counts.estimate)
-        features[name] = {**fields, "penalty": _penalty(values, rows)}
-    return replace(column, taken=replace(column.taken, features=features))
+def _with_deviations(
+    columns: tuple[Column, ...], sample: pa.Table, labels: np.ndarray
+) -> tuple[Column, ...]:
+    """With what the values of every feature add to the logit, as far as the sample tells."""
+    ids = {
+        name: feature_transform(name, fields).apply(sample)
+        for column in columns
+        for name, fields in column.taken.features.items()
+    }
+    found = deviations(ids, labels)
 
+    def completed(taken: Taken) -> Taken:
+        told = {
+            name: {**fields, "deviation": float(f"{found[name]:.3g}")}
+            for name, fields in taken.features.items()
+        }
+        return replace(taken, features=told)
 
-def _penalty(values: int, rows: int) -> float:
-    return float(f"{values / rows:.3g}")
+    return tuple(replace(column, taken=completed(column.taken)) for column in columns)
 
 
 def _ranges_of(columns: tuple[Column, ...]) -> dict[str, Mapping[str, Any]]:

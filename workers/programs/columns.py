@@ -4,14 +4,20 @@
     parameters:
       label: clicked
       features:
-        user: {kind: hashed, rows: 131072, penalty: 0.02}
+        user: {kind: hashed, rows: 131072, deviation: 0.9}
         city: {kind: vocabulary, values: [London, Paris]}
       numbers:
         price: {mean: 2.1, scale: 0.9, log: true}
 
 Every feature has a table of its own, unless it names that of another with ``table``; the model is
 that of DLRM and DCN v2, with a linear term. The fields of features are those of
-``workers.data.declared``, and ``penalty``, by which the activations of one are shrunk.
+``workers.data.declared``, and ``deviation``.
+
+Every row is drawn towards 0 (``workers.ridge``) as if it came from a normal distribution, of which
+a row that is seen often soon knows better. What a row adds to the logit by itself has the feature's
+``deviation``; its other columns, that meet those of other features, have the same for all. They are
+small, so that pairs count only where many samples speak for them. These are the two parts of a
+factorization machine, and their priors (Rendle, "Factorization Machines with libFM", 2012).
 """
 
 from __future__ import annotations
@@ -28,9 +34,16 @@ from workers.data.declared import feature_transform, number_transform
 from workers.errors import ProgramError
 from workers.program import Feature, Program
 from workers.programs.dlrm import RankingModel
-from workers.programs.shrinkage import ShrunkCrossEntropy
+from workers.ridge import Ridge
 
 __all__ = ["program"]
+
+_LINEAR_UNIT = 3.0
+"""Deviations that a first column of 1 stands for. It sets the pace: steps are so much longer for
+these columns, of which each must go far by itself."""
+
+_PASSES = 32
+"""Times in a run that all rows are drawn towards 0."""
 
 
 def program(
@@ -41,10 +54,9 @@ def program(
     embedding_dim: int = 16,
     table_learning_rate: float = 0.3,
     learning_rate: float = 1e-3,
-    default_penalty: float = 1e-2,
-    interaction_penalty: float = 4e-2,
-    shrinkage: float = 0.5,
-    linear_shrinkage: float = 0.5,
+    rows: int = 100_000,
+    precision: float = 80.0,
+    default_deviation: float = 0.5,
     initial_accumulator: float = 1e-4,
     initial_deviation: float = 0.1,
     cross_layers: int = 2,
@@ -64,10 +76,9 @@ def program(
         embedding_dim: Width of all tables.
         table_learning_rate: Of Adagrad, for the tables.
         learning_rate: Of Adam, for the rest of the model.
-        default_penalty: ``penalty`` of features that name none.
-        interaction_penalty: See ``ShrunkCrossEntropy``.
-        shrinkage: See ``ShrunkCrossEntropy``.
-        linear_shrinkage: See ``ShrunkCrossEntropy``.
+        rows: Of the data that is trained on: priors are weighed against so many.
+        precision: One over the variance of what interacts: the larger, the less pairs count.
+        default_deviation: ``deviation`` of features that name none.
         initial_accumulator: Of Adagrad.
         initial_deviation: Standard deviation of the tables' first values.
         cross_layers: See ``RankingModel``.
@@ -80,7 +91,7 @@ def program(
         learning_rate=optax.linear_schedule(table_learning_rate, 0.0, total_steps),
         initial_accumulator_value=initial_accumulator,
     )
-    made, rows, penalties = [], {}, {}
+    made, sizes, linear = [], {}, {}
     for name, fields in features.items():
         if fields is None:
             continue
@@ -88,10 +99,11 @@ def program(
             raise ProgramError(f"feature '{name}' is {fields!r}; give its fields, as {{kind: ids}}")
         own = dict(fields)
         table = str(own.pop("table", name))
-        penalties[name] = _penalty(name, own.pop("penalty", default_penalty))
+        deviation = _deviation(name, own.pop("deviation", default_deviation))
+        linear[name] = _LINEAR_UNIT * deviation
         transform = feature_transform(name, own)
         made.append(Feature(name, table, transform))
-        rows[table] = max(rows.get(table, 0), transform.vocabulary_size)
+        sizes[table] = max(sizes.get(table, 0), transform.vocabulary_size)
     tables = tuple(
         TableSpec(
             name=name,
@@ -101,7 +113,7 @@ def program(
             optimizer=optimizer,
             combiner="mean",
         )
-        for name, count in rows.items()
+        for name, count in sizes.items()
     )
     return Program(
         name=label,
@@ -112,15 +124,15 @@ def program(
         ),
         label=label,
         positive=positive,
-        model=RankingModel(cross_layers, cross_rank, tuple(hidden), products, linear=True),
-        optimizer=optax.adam(optax.linear_schedule(learning_rate, 0.0, total_steps)),
-        loss=ShrunkCrossEntropy(
-            tuple(penalties.items()), interaction_penalty, shrinkage, linear_shrinkage
+        model=RankingModel(
+            cross_layers, cross_rank, tuple(hidden), products, linear=tuple(linear.items())
         ),
+        optimizer=optax.adam(optax.linear_schedule(learning_rate, 0.0, total_steps)),
+        ridge=Ridge(precision / rows, _LINEAR_UNIT**2 / rows, max(1, total_steps // _PASSES)),
     )
 
 
-def _penalty(name: str, given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
-        raise ProgramError(f"feature '{name}': penalty is {given!r}; give a number of at least 0")
+def _deviation(name: str, given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        raise ProgramError(f"feature '{name}': deviation is {given!r}; give a number above 0")
     return float(given)

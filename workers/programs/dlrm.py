@@ -51,21 +51,22 @@ class RankingModel(nn.Module):
         products: Whether the inner products of all pairs of features are added to the logit, as
             in factorization machines (Rendle, 2010) and DeepFM (Guo et al., 2017): they learn which
             user suits which item in far fewer steps. All features then have one width.
-        linear: Whether the first column of every activation is a number that is added to the logit,
-            and no part of anything else: the linear term of factorization machines. It can be
-            penalised less than the columns that interact.
+        linear: By feature, what the first column of its activation is multiplied with. It is then
+            a number that is added to the logit, and no part of anything else: the linear term of
+            factorization machines. Empty: there is none.
     """
 
     cross_layers: int = 2
     cross_rank: int | None = 32
     hidden: tuple[int, ...] = (128, 64)
     products: bool = False
-    linear: bool = False
+    linear: tuple[tuple[str, float], ...] = ()
 
     @nn.compact
     def __call__(self, activations: Mapping[str, jax.Array], dense: jax.Array) -> jax.Array:
         """Logits ``[n]`` from activations ``{feature: [n, width]}`` and dense ``[n, columns]``."""
-        rows = [activations[name][:, self.linear :] for name in sorted(activations)]
+        own = 1 if self.linear else 0
+        rows = [activations[name][:, own:] for name in sorted(activations)]
         first = jnp.concatenate([*rows, dense], axis=-1)
         crossed = first
         for index in range(self.cross_layers):
@@ -75,8 +76,8 @@ class RankingModel(nn.Module):
             hidden = nn.gelu(nn.Dense(width, name=f"hidden_{index}")(hidden))
         both = jnp.concatenate([crossed, hidden], axis=-1)
         logit = nn.Dense(1, name="logit")(both)[:, 0]
-        if self.linear:
-            logit = logit + sum(activations[name][:, 0] for name in sorted(activations))
+        for name, scale in self.linear:
+            logit = logit + scale * activations[name][:, 0]
         return logit + _pair_products(rows) if self.products else logit
 
 
