@@ -9,6 +9,7 @@ The public surface, loaded when first used, as most of it brings JAX with it:
     Number                                   columns to numbers
     ValueSet, read_vocabulary, ...           vocabularies and where they come from
     Ranking                                  recall@k and NDCG@k in evaluations
+    Ridge                                    draws all rows of tables towards 0
     Host                                     runs a program on one machine
     BinaryMetrics                            metrics that merge
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from workers.metrics import BinaryMetrics
     from workers.program import BinaryCrossEntropy, Feature, Program, load_program
     from workers.ranking import Ranking
+    from workers.ridge import Ridge
 
 __all__ = [
     "BinaryCrossEntropy",
@@ -56,6 +58,7 @@ __all__ = [
     "Number",
     "Program",
     "Ranking",
+    "Ridge",
     "Separated",
     "Tags",
     "TimePart",
@@ -92,6 +95,7 @@ _PLACES = {
     "workers.metrics": ("BinaryMetrics",),
     "workers.program": ("BinaryCrossEntropy", "Feature", "Program", "load_program"),
     "workers.ranking": ("Ranking",),
+    "workers.ridge": ("Ridge",),
 }
 
 

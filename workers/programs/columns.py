@@ -55,7 +55,7 @@ def program(
     table_learning_rate: float = 0.3,
     learning_rate: float = 1e-3,
     rows: int = 100_000,
-    precision: float = 80.0,
+    precision: float = 12.0,
     default_deviation: float = 0.5,
     initial_accumulator: float = 1e-4,
     initial_deviation: float = 0.1,
@@ -77,7 +77,8 @@ def program(
         table_learning_rate: Of Adagrad, for the tables.
         learning_rate: Of Adam, for the rest of the model.
         rows: Of the data that is trained on: priors are weighed against so many.
-        precision: One over the variance of what interacts: the larger, the less pairs count.
+        precision: One over the variance of what interacts, for every feature there is, as more
+            features make more pairs: the larger, the less pairs count.
         default_deviation: ``deviation`` of features that name none.
         initial_accumulator: Of Adagrad.
         initial_deviation: Standard deviation of the tables' first values.
@@ -128,7 +129,11 @@ def program(
             cross_layers, cross_rank, tuple(hidden), products, linear=tuple(linear.items())
         ),
         optimizer=optax.adam(optax.linear_schedule(learning_rate, 0.0, total_steps)),
-        ridge=Ridge(precision / rows, _LINEAR_UNIT**2 / rows, max(1, total_steps // _PASSES)),
+        ridge=Ridge(
+            strength=precision * len(made) / rows,
+            first=_LINEAR_UNIT**2 / rows,
+            every=max(1, total_steps // _PASSES),
+        ),
     )
 
 
