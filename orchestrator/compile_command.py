@@ -2,7 +2,8 @@
 
     python -m orchestrator compile ranker.yaml --topology v6e-16
 
-Of the configuration, the program, its parameters, the batch size and the limits count.
+Of the configuration, the program, its parameters, the batch size and the limits count; and the data
+where there is a ``label``, as the program is made from what is understood of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from orchestrator.compiler import check_compiler, run_compiler
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config
 from orchestrator.errors import ConfigError
+from orchestrator.own_data import check_program, complete
 from orchestrator.topology import SliceTopology, slice_topology
 from workers.compile_process import CompileOutcome
 
@@ -72,6 +74,7 @@ def run_compile_command(options: argparse.Namespace) -> bool:
     Raises:
         ConfigError: Something given cannot be used, or there is no compiler.
         CompilerError: The compiler gave no answer.
+        DataError: There is a label, and its data cannot be used.
         EmberayError: The program or its plan cannot be used.
     """
     overrides = [word for word in options.settings if "=" in word]
@@ -80,11 +83,14 @@ def run_compile_command(options: argparse.Namespace) -> bool:
         raise ConfigError(f"one configuration file at most, but {len(files)} are given: {files}")
     config = load_config(files[0] if files else None, overrides)
     check_compiler()
+    topology = _topology(options, config)
+    check_program(config)
+    config = complete(config)
     case = CompileCase(
         program=config.program,
         parameters=config.parameters,
         batch_size=config.batch_size,
-        topology=_topology(options, config),
+        topology=topology,
         limits=config.fixed_limits,
     )
     plan = case.plan()

@@ -20,7 +20,8 @@ The rate is the entry's own under Adagrad, so that both parts of the loss weigh 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -37,6 +38,9 @@ from kernels import (
 from workers.errors import ProgramError
 
 __all__ = ["Ridge"]
+
+BLOCK_VALUES = 1 << 19
+"""Values of a block: 2 MiB of float32."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Ridge:
         tables: Mapping[str, EmbeddingVariables],
         specs: Mapping[str, FeatureSpec],
         step: jax.Array,
+        platform: str,
     ) -> dict[str, EmbeddingVariables]:
         """Tables after the step, drawn towards 0 where a pass is due.
 
@@ -83,28 +88,77 @@ class Ridge:
             tables: By stack, a device's rows.
             specs: Feature specs with the plan applied.
             step: int32 scalar, steps done before this one.
+            platform: What the step runs on, as ``cpu`` or ``tpu``.
         """
         stacks = get_stacked_table_specs(dict(specs))
 
+        def of_stack(name: str, variables: EmbeddingVariables) -> EmbeddingVariables:
+            optimizer, table = stacks[name].optimizer, variables.table
+            # Gradient descent has one rate for all entries.
+            squares = variables.slot[0] if isinstance(optimizer, AdagradOptimizerSpec) else table
+            over = _over_blocks if platform == "tpu" else _over_all
+            return variables._replace(
+                table=over(functools.partial(self._entries, optimizer, step), table, squares)
+            )
+
         def one_pass(tables: Mapping[str, EmbeddingVariables]) -> dict[str, EmbeddingVariables]:
-            return {
-                name: self._pass_over(variables, stacks[name].optimizer, step)
-                for name, variables in tables.items()
-            }
+            return {name: of_stack(name, variables) for name, variables in tables.items()}
 
         due = step % self.every == self.every - 1
         return jax.lax.cond(due, one_pass, dict, tables)
 
-    def _pass_over(
-        self, variables: EmbeddingVariables, optimizer: OptimizerSpec, step: jax.Array
-    ) -> EmbeddingVariables:
-        table = variables.table
-        strength = jnp.full(table.shape[1], self.strength, table.dtype)
-        if self.first is not None:
-            strength = strength.at[0].set(self.first)
+    def _entries(
+        self,
+        optimizer: OptimizerSpec,
+        step: jax.Array,
+        entries: jax.Array,
+        squares: jax.Array,
+        column: jax.Array,
+    ) -> jax.Array:
+        """Entries of a table after a pass, from their accumulators and the columns they are in."""
+        first = self.strength if self.first is None else self.first
+        strength = jnp.where(column == 0, first, self.strength).astype(entries.dtype)
         pull = self.every * optimizer.get_learning_rate(step) * strength
         if isinstance(optimizer, AdagradOptimizerSpec):
-            (accumulator,) = variables.slot
             # An accumulator of 0 has seen no gradient, and its entry has an infinite rate.
-            pull = pull / jnp.sqrt(jnp.maximum(accumulator, jnp.finfo(table.dtype).tiny))
-        return variables._replace(table=table / (1 + pull))
+            pull = pull / jnp.sqrt(jnp.maximum(squares, jnp.finfo(entries.dtype).tiny))
+        return entries / (1 + pull)
+
+
+type _Entries = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _over_all(entries: _Entries, table: jax.Array, squares: jax.Array) -> jax.Array:
+    return entries(table, squares, jnp.arange(table.shape[1]))
+
+
+def _over_blocks(
+    entries: _Entries, table: jax.Array, squares: jax.Array, block: int = BLOCK_VALUES
+) -> jax.Array:
+    """The same, a block after another.
+
+    On TPUs a table lies as SparseCores read it, and XLA brings all of it, many times its size where
+    rows are short, into the order of the TensorCore and back for what concerns the whole. As one
+    long row it lies alike in both, and blocks of that are changed where they are.
+    """
+    values, squares = table.reshape(-1), squares.reshape(-1)
+
+    def changed(values: jax.Array, start: jax.Array, count: int) -> jax.Array:
+        column = (start + jax.lax.iota(jnp.uint32, count)) % jnp.uint32(table.shape[1])
+        own, of_own = (
+            jax.lax.dynamic_slice_in_dim(array, start, count) for array in (values, squares)
+        )
+        return jax.lax.dynamic_update_slice_in_dim(values, entries(own, of_own, column), start, 0)
+
+    block = min(block, table.size)
+    blocks, rest = divmod(table.size, block)
+
+    def one(number: jax.Array, values: jax.Array) -> jax.Array:
+        return changed(values, number.astype(jnp.uint32) * jnp.uint32(block), block)
+
+    values = jax.lax.fori_loop(0, blocks, one, values)
+    if rest:
+        # Of a slice whose place the compiler knows, it makes one of the whole again.
+        start = jax.lax.optimization_barrier(jnp.uint32(blocks * block))
+        values = changed(values, start, rest)
+    return values.reshape(table.shape)

@@ -142,7 +142,7 @@ def make_train_step(
                 **arguments,
             )
             if program.ridge is not None:
-                tables = program.ridge.drawn(tables, specs, state.step)
+                tables = program.ridge.drawn(tables, specs, state.step, platform_of(mesh))
             new_state = TrainState(
                 state.step + 1,
                 dict(tables),

@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator import cli, compiler
@@ -344,6 +347,25 @@ def test_a_ranking_program_fits(topology, users, devices, sparsecores):
     assert state <= memory["arguments"] < 1.02 * state
     assert state < memory["needed"] < 1.1 * state
     assert memory["needed"] < memory["available"]
+
+
+@needs_compiler
+@pytest.mark.system
+def test_a_program_made_from_data_draws_its_rows_in_place(tmp_path):
+    r = np.random.default_rng(0)
+    columns = {"user": r.integers(0, 2**60, 4000), "liked": r.integers(0, 2, 4000)}
+    pq.write_table(pa.table(columns), tmp_path / "ratings.parquet")
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"data: {tmp_path}\nlabel: liked\nbatch_size: 1024\n"
+        "parameters: {features: {user: {kind: hashed, rows: 30000001}}}\n"
+    )
+    found = command(str(config), "--topology", "v6e-4")
+    assert found["program"] == "workers.programs.columns:program"
+    state = found["memory"]["tables"] + found["memory"]["slots"]
+    assert state > 30_000_000 * 16 * 4 * 2 / 4
+    assert found["copies_of_tables"] == 0
+    assert found["memory"]["needed"] < 1.1 * state
 
 
 @needs_compiler

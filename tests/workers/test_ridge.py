@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kernels import (
+    AdagradOptimizerSpec,
     AdamOptimizerSpec,
     EmbeddingVariables,
     SGDOptimizerSpec,
@@ -17,6 +19,7 @@ from kernels import (
     build_plan,
 )
 from tests.workers.small_program import program
+from workers import ridge
 from workers.errors import ProgramError
 from workers.ridge import Ridge
 
@@ -65,7 +68,7 @@ def test_under_gradient_descent_all_entries_have_one_rate():
         for stack in plan.stacks
     }
     for step, want in ((3, 1.0), (4, 1 / (1 + 5 * 0.2 * 0.5 / 5)), (5, 1.0)):
-        for variables in ridge.drawn(tables, specs, jnp.int32(step)).values():
+        for variables in ridge.drawn(tables, specs, jnp.int32(step), "cpu").values():
             np.testing.assert_allclose(variables.table, want, rtol=1e-6)
 
 
@@ -76,5 +79,19 @@ def test_an_accumulator_of_zero_gives_numbers():
     for stack in plan.stacks:
         shape = stack.vocab_size, stack.width
         tables = {stack.name: EmbeddingVariables(jnp.ones(shape), (jnp.zeros(shape),))}
-        drawn = Ridge(0.2, every=1).drawn(tables, specs, jnp.int32(0))
+        drawn = Ridge(0.2, every=1).drawn(tables, specs, jnp.int32(0), "cpu")
         assert np.all(np.asarray(drawn[stack.name].table) == 1), "at a rate of 0 nothing moves"
+
+
+@pytest.mark.parametrize("optimizer", [SGDOptimizerSpec(0.5), AdagradOptimizerSpec(0.5)])
+@pytest.mark.parametrize(("rows", "block"), [(8, 1 << 19), (40, 64), (41, 64), (24, 100)])
+def test_in_blocks_it_is_the_same(optimizer, rows, block):
+    r = np.random.default_rng(rows)
+    table, squares = (jnp.asarray(r.uniform(0.1, 1, (rows, 8)), jnp.float32) for _ in range(2))
+    entries = functools.partial(Ridge(0.2, 0.7, 3)._entries, optimizer, jnp.int32(2))
+    whole = ridge._over_all(entries, table, squares)
+    np.testing.assert_allclose(ridge._over_blocks(entries, table, squares, block), whole, rtol=1e-6)
+    by_hand = np.where(np.arange(8) == 0, 0.7, 0.2) * 3 * 0.5
+    adagrad = isinstance(optimizer, AdagradOptimizerSpec)
+    want = table / (1 + by_hand / (np.sqrt(squares) if adagrad else 1))
+    np.testing.assert_allclose(whole, want, rtol=1e-6)
