@@ -353,7 +353,7 @@ def test_a_ranking_program_fits(topology, users, devices, sparsecores):
 @pytest.mark.system
 def test_a_program_made_from_data_draws_its_rows_in_place(tmp_path):
     r = np.random.default_rng(0)
-    columns = {"user": r.integers(0, 2**60, 4000), "liked": r.integers(0, 2, 4000)}
+    columns = {"user": r.integers(0, 300, 4000) * 7919, "liked": r.integers(0, 2, 4000)}
     pq.write_table(pa.table(columns), tmp_path / "ratings.parquet")
     config = tmp_path / "run.yaml"
     config.write_text(
