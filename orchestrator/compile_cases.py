@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import LimitsConfig
 from orchestrator.topology import SliceTopology
-from workers.compile_process import CompileRequest
+from workers.compile_process import STEPS, CompileRequest
 
 if TYPE_CHECKING:
     from kernels import EmbeddingPlan
@@ -49,7 +49,7 @@ class CompileCase:
         from workers.compile_process import without_slots
         from workers.program import load_program
 
-        program = load_program(self.program, self.parameters)
+        program = load_program(self.program, self.parameters, STEPS)
         if self.without_slots:
             program = without_slots(program)
         topology = Topology(

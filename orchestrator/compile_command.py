@@ -24,7 +24,7 @@ from orchestrator.compiler import check_compiler, run_compiler
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import load_config
 from orchestrator.errors import ConfigError
-from orchestrator.own_data import check_program, complete
+from orchestrator.own_data import complete
 from orchestrator.topology import SliceTopology, slice_topology
 from workers.compile_process import CompileOutcome
 
@@ -48,7 +48,7 @@ def add_compile_command(
         "settings",
         nargs="*",
         metavar="config.yaml | key=value",
-        help="as for train; program, parameters, batch_size and limits count",
+        help="as for train; program, parameters, batch_size and limits count, or data and label",
     )
     parser.add_argument("--topology", metavar="NAME", help="slice, such as v5p-8, v6e-16 or 7x-16")
     parser.add_argument("--slices", type=int, metavar="N", help="number of slices (default: 1)")
@@ -84,8 +84,8 @@ def run_compile_command(options: argparse.Namespace) -> bool:
     config = load_config(files[0] if files else None, overrides)
     check_compiler()
     topology = _topology(options, config)
-    check_program(config)
-    config = complete(config)
+    if config.label is not None:
+        config = complete(config)
     case = CompileCase(
         program=config.program,
         parameters=config.parameters,

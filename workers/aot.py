@@ -249,8 +249,9 @@ def table_sized_operations(hlo: str, plan: EmbeddingPlan) -> list[str]:
     """Instructions of an optimized program that make an array of a table's shape.
 
     That is, of the shape of a stack as a device holds it, transposed or not, or as all devices
-    hold it together. Arguments, results and the SparseCores' calls do not count, as those lie in
-    the tables; what is left are copies, gathers over devices, conversions and scratch memory.
+    hold it together. Arguments, results, the SparseCores' calls and conditions do not count, as
+    those lie in the tables (copies for a condition are instructions of their own); what is left are
+    copies, gathers over devices, conversions and scratch memory.
 
     Args:
         hlo: The program as text.
@@ -275,7 +276,14 @@ def table_sized_operations(hlo: str, plan: EmbeddingPlan) -> list[str]:
 
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%\S+ = (?P<result>.+?) (?P<kind>[a-z][\w-]*)\(")
 _SPARSECORE_CALLS = ("custom-call-start", "custom-call-update", "custom-call-done")
-_IN_PLACE = {"parameter", "get-tuple-element", "tuple", "bitcast", *_SPARSECORE_CALLS}
+_IN_PLACE = {
+    "parameter",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "conditional",
+    *_SPARSECORE_CALLS,
+}
 
 
 def _laid[T](mesh: Mesh, tree: T) -> T:

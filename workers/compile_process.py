@@ -27,7 +27,18 @@ from typing import Any
 
 from kernels.errors import EmberayError
 
-__all__ = ["CompileOutcome", "CompileRequest", "compile_for", "main", "sizes_in", "without_slots"]
+__all__ = [
+    "STEPS",
+    "CompileOutcome",
+    "CompileRequest",
+    "compile_for",
+    "main",
+    "sizes_in",
+    "without_slots",
+]
+
+STEPS = 1000
+"""Steps that a program is told its run has. With one alone, what is done now and then always is."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -102,7 +113,7 @@ def compile_for(request: CompileRequest, report: Callable[[str], None]) -> Compi
     from workers import aot
     from workers.program import load_program
 
-    program = load_program(request.program, request.parameters)
+    program = load_program(request.program, request.parameters, STEPS)
     if request.without_slots:
         program = without_slots(program)
     devices = aot.describe_topology(request.topology, request.slices, request.host_bounds)

@@ -50,7 +50,8 @@ class Ridge:
     Attributes:
         strength: Of every column, per sample: see above.
         first: Of the first column instead, where that is a number that stands for itself.
-        every: Steps from one pass over the tables to the next.
+        every: Steps from one pass over the tables to the next. Where a pass is due in a step that
+            is skipped, as something in it is not finite, that pass is left out.
 
     Raises:
         ProgramError: A number is negative, or ``every`` less than 1.
@@ -64,7 +65,7 @@ class Ridge:
         for name, value in (("strength", self.strength), ("first", self.first or 0.0)):
             if not 0 <= value < float("inf"):
                 raise ProgramError(f"ridge: {name} is {value}; give a number of at least 0")
-        if self.every < 1:
+        if not isinstance(self.every, int) or self.every < 1:
             raise ProgramError(f"ridge: every is {self.every}; give a whole number of at least 1")
 
     def check(self, table: str, optimizer: OptimizerSpec) -> None:
@@ -120,8 +121,8 @@ class Ridge:
         strength = jnp.where(column == 0, first, self.strength).astype(entries.dtype)
         pull = self.every * optimizer.get_learning_rate(step) * strength
         if isinstance(optimizer, AdagradOptimizerSpec):
-            # An accumulator of 0 has seen no gradient, and its entry has an infinite rate.
-            pull = pull / jnp.sqrt(jnp.maximum(squares, jnp.finfo(entries.dtype).tiny))
+            # An accumulator of 0 has seen no gradient, and its entry has no rate yet.
+            pull = jnp.where(squares > 0, pull / jnp.sqrt(squares), 0)
         return entries / (1 + pull)
 
 

@@ -39,14 +39,23 @@ def test_features_do_not_hide_each_other():
     assert variance_of_logits(ids["user"], labels) < 1.2**2, "without the others it looks smaller"
 
 
-def test_lists_and_padding():
+@pytest.mark.parametrize("most", [1, 3, 6])
+def test_lists_of_which_a_row_gets_the_mean(most):
     r = np.random.default_rng(3)
-    ids = np.where(r.random((50_000, 3)) < 0.3, -1, r.integers(0, 30, (50_000, 3)))
-    effects = np.append(r.normal(0, 1, 30), 0.0)
-    labels = (r.random(50_000) < sigmoid(effects[ids].sum(axis=1))).astype(np.float32)
-    assert 0.6 < deviations({"tags": ids}, labels)["tags"] < 1.4
-    nothing = np.full((10, 2), -1)
-    assert deviations({"none": nothing}, labels[:10]) == {"none": LEAST}
+    ids = np.where(r.random((100_000, most)) < 0.2, -1, r.integers(0, 500, (100_000, most)))
+    effects = np.append(r.normal(0, 1, 500), 0.0)
+    logits = effects[ids].sum(axis=1) / np.maximum(1, (ids >= 0).sum(axis=1))
+    labels = (r.random(100_000) < sigmoid(logits)).astype(np.float32)
+    assert deviations({"tags": ids}, labels)["tags"] == pytest.approx(1, rel=0.2)
+
+
+def test_padding_and_repeats_are_no_samples():
+    r = np.random.default_rng(4)
+    labels = (r.random(20_000) < 0.5).astype(np.float32)
+    nothing = np.full((20_000, 2), -1)
+    assert deviations({"none": nothing}, labels) == {"none": LEAST}
+    often = np.repeat(r.integers(0, 5000, (20_000, 1)), 5, axis=1)
+    assert variance_of_logits(often, labels) == variance_of_logits(often[:, :1], labels) < 0.05
 
 
 @pytest.mark.parametrize("labels", [np.zeros(100), np.ones(100), np.arange(100) % 2])

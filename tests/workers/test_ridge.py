@@ -31,6 +31,7 @@ from workers.ridge import Ridge
         ({"strength": float("nan")}, "strength is nan"),
         ({"strength": 1.0, "first": -0.1}, "first is -0.1"),
         ({"strength": 1.0, "every": 0}, "every is 0"),
+        ({"strength": 1.0, "every": 2.5}, "every is 2.5"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(given, said):
@@ -72,15 +73,19 @@ def test_under_gradient_descent_all_entries_have_one_rate():
             np.testing.assert_allclose(variables.table, want, rtol=1e-6)
 
 
-def test_an_accumulator_of_zero_gives_numbers():
-    specs = program(learning_rate=0.0).feature_specs(8)
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_an_accumulator_of_zero_leaves_its_entry_alone(rate):
+    specs = program(learning_rate=rate).feature_specs(8)
     plan = build_plan(specs, Topology(1, 1, 1), batch_size=8)
     specs = apply_plan(plan, specs)
     for stack in plan.stacks:
         shape = stack.vocab_size, stack.width
-        tables = {stack.name: EmbeddingVariables(jnp.ones(shape), (jnp.zeros(shape),))}
+        squares = jnp.zeros(shape).at[0].set(4.0)
+        tables = {stack.name: EmbeddingVariables(jnp.ones(shape), (squares,))}
         drawn = Ridge(0.2, every=1).drawn(tables, specs, jnp.int32(0), "cpu")
-        assert np.all(np.asarray(drawn[stack.name].table) == 1), "at a rate of 0 nothing moves"
+        found = np.asarray(drawn[stack.name].table)
+        np.testing.assert_allclose(found[0], 1 / (1 + 0.2 * rate / 2), rtol=1e-6)
+        assert np.all(found[1:] == 1)
 
 
 @pytest.mark.parametrize("optimizer", [SGDOptimizerSpec(0.5), AdagradOptimizerSpec(0.5)])

@@ -14,6 +14,9 @@ Other features blur this one: where they spread the logits too, shares lie close
 this feature alone would have them. By the usual approximation of a logistic curve by a normal one,
 the logits' variance is larger by ``1 + 0.346 v``, ``v`` being that of the others (Zeger, Liang and
 Albert, "Models for longitudinal data", 1988).
+
+These are estimates: of a handful of values they come out small, as the share of positives is that
+of these very values, and features that say the same (a city and its region) count twice.
 """
 
 from __future__ import annotations
@@ -37,16 +40,19 @@ _HALVINGS = 40
 def deviations(ids: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
     """Standard deviations of what the values of each feature add to the logit.
 
+    Where rows have several, a row gets their mean, so a value alone is worth that many times more.
+
     Args:
         ids: By feature, int ``[n, valency]``, negative where there is none.
         labels: 0 or 1, ``[n]``.
     """
     alone = {name: variance_of_logits(given, labels) for name, given in ids.items()}
     total = sum(alone.values())
-    return {
-        name: min(MOST, max(LEAST, math.sqrt(own * (1 + _BLUR * (total - own)))))
-        for name, own in alone.items()
-    }
+    found = {}
+    for name, own in alone.items():
+        deviation = math.sqrt(own * (1 + _BLUR * (total - own)))
+        found[name] = min(MOST, max(LEAST, _ids_of_a_row(ids[name]) * deviation))
+    return found
 
 
 def variance_of_logits(ids: np.ndarray, labels: np.ndarray) -> float:
@@ -56,8 +62,8 @@ def variance_of_logits(ids: np.ndarray, labels: np.ndarray) -> float:
         ids: int ``[n, valency]``, negative where there is none.
         labels: 0 or 1, ``[n]``.
     """
-    given = ids.ravel()
-    labels = np.repeat(labels, ids.shape[1])[given >= 0]
+    given = _without_repeats(ids)
+    labels = np.repeat(labels, ids.shape[1])[given.ravel() >= 0]
     _, values = np.unique(given[given >= 0], return_inverse=True)
     samples = np.bincount(values).astype(float)
     positives = np.bincount(values, labels)[samples > 1]
@@ -69,6 +75,22 @@ def variance_of_logits(ids: np.ndarray, labels: np.ndarray) -> float:
     # Each value counts by its samples, not by their square: else the largest would drown the rest.
     surplus = np.sum((np.square(positives - samples * share) - by_chance) / samples)
     return _logits_for(surplus / np.sum(samples - 1), share)
+
+
+def _without_repeats(ids: np.ndarray) -> np.ndarray:
+    """Every row with each of its ids once: the same row again is no further sample."""
+    if ids.shape[1] == 1:
+        return ids
+    ordered = np.sort(ids, axis=1)
+    again = ordered[:, 1:] == ordered[:, :-1]
+    ordered[:, 1:][again] = -1
+    return ordered
+
+
+def _ids_of_a_row(ids: np.ndarray) -> float:
+    """How many ids rows have on average, of those that have any."""
+    count = np.sum(ids >= 0, axis=1)
+    return float(np.mean(count[count > 0])) if np.any(count) else 1.0
 
 
 def _logits_for(variance: float, share: float) -> float:

@@ -10,6 +10,7 @@ where it can be changed; nothing is understood again later.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from workers.data.sampling import sample_rows
 from workers.data.sources import has_split, open_dataset
 from workers.data.synthetic import is_synthetic
 from workers.data.transforms.times import is_time
-from workers.errors import DataError
+from workers.errors import DataError, ProgramError
 
 __all__ = ["Column", "Understanding", "understand"]
 
@@ -223,19 +224,20 @@ def _with_deviations(
     columns: tuple[Column, ...], sample: pa.Table, labels: np.ndarray
 ) -> tuple[Column, ...]:
     """With what the values of every feature add to the logit, as far as the sample tells."""
-    ids = {
-        name: feature_transform(name, fields).apply(sample)
-        for column in columns
-        for name, fields in column.taken.features.items()
-    }
+    ids = {}
+    for column in columns:
+        for name, fields in column.taken.features.items():
+            # What cannot be used may yet be left out, or its rows put aside: it is told later.
+            with suppress(DataError, ProgramError):
+                ids[name] = feature_transform(name, fields).apply(sample)
     found = deviations(ids, labels)
 
+    def with_own(name: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        own = {"deviation": float(f"{found[name]:.3g}")} if name in found else {}
+        return {**fields, **own}
+
     def completed(taken: Taken) -> Taken:
-        told = {
-            name: {**fields, "deviation": float(f"{found[name]:.3g}")}
-            for name, fields in taken.features.items()
-        }
-        return replace(taken, features=told)
+        return replace(taken, features={n: with_own(n, f) for n, f in taken.features.items()})
 
     return tuple(replace(column, taken=completed(column.taken)) for column in columns)
 

@@ -43,7 +43,7 @@ _LINEAR_UNIT = 3.0
 these columns, of which each must go far by itself."""
 
 _PASSES = 32
-"""Times in a run that all rows are drawn towards 0."""
+"""Times in a run, at most, that all rows are drawn towards 0."""
 
 
 def program(
@@ -76,9 +76,10 @@ def program(
         embedding_dim: Width of all tables.
         table_learning_rate: Of Adagrad, for the tables.
         learning_rate: Of Adam, for the rest of the model.
-        rows: Of the data that is trained on: priors are weighed against so many.
-        precision: One over the variance of what interacts, for every feature there is, as more
-            features make more pairs: the larger, the less pairs count.
+        rows: Of the data that is trained on: priors are weighed against so many, so it should be
+            about right.
+        precision: One over the variance of the columns that interact, for every feature there is,
+            as more features make more pairs: the larger, the less pairs count.
         default_deviation: ``deviation`` of features that name none.
         initial_accumulator: Of Adagrad.
         initial_deviation: Standard deviation of the tables' first values.
@@ -88,6 +89,8 @@ def program(
         products: See ``RankingModel``.
         total_steps: Steps of the run.
     """
+    for parameter, value in (("rows", rows), ("precision", precision)):
+        _refuse_unless_positive(parameter, value)
     optimizer = AdagradOptimizerSpec(
         learning_rate=optax.linear_schedule(table_learning_rate, 0.0, total_steps),
         initial_accumulator_value=initial_accumulator,
@@ -132,12 +135,16 @@ def program(
         ridge=Ridge(
             strength=precision * len(made) / rows,
             first=_LINEAR_UNIT**2 / rows,
-            every=max(1, total_steps // _PASSES),
+            every=-(-total_steps // _PASSES),
         ),
     )
 
 
 def _deviation(name: str, given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
-        raise ProgramError(f"feature '{name}': deviation is {given!r}; give a number above 0")
+    _refuse_unless_positive(f"feature '{name}': deviation", given)
     return float(given)
+
+
+def _refuse_unless_positive(what: str, given: Any) -> None:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        raise ProgramError(f"{what} is {given!r}; give a number above 0")
