@@ -22,7 +22,8 @@ of these very values, and features that say the same (a city and its region) cou
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -95,22 +96,22 @@ def _ids_of_a_row(ids: np.ndarray) -> float:
 
 def _logits_for(variance: float, share: float) -> float:
     """Variance of normal logits whose shares have this mean and variance."""
-    low, high = 0.0, MOST**2
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _of_shares(middle, share) < variance else (low, middle)
-    return low
+    return _last(lambda one: _of_shares(one, share) < variance, 0.0, MOST**2)
 
 
 def _of_shares(variance: float, share: float) -> float:
     """Variance of the shares that normal logits of a variance have, if their mean is ``share``."""
     spread = math.sqrt(variance) * _NODES
-    low, high = -30.0, 30.0
+    middle = _last(lambda one: np.dot(_WEIGHTS, _shares(one + spread)) < share, -30.0, 30.0)
+    return float(np.dot(_WEIGHTS, np.square(_shares(middle + spread)))) - share**2
+
+
+def _last(holds: Callable[[float], Any], low: float, high: float) -> float:
+    """Up to where it holds, of what holds from ``low`` on and no longer at ``high``; by halving."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        below = np.dot(_WEIGHTS, _shares(middle + spread)) < share
-        low, high = (middle, high) if below else (low, middle)
-    return float(np.dot(_WEIGHTS, np.square(_shares(low + spread)))) - share**2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def _shares(logits: np.ndarray) -> np.ndarray:
