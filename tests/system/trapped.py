@@ -38,7 +38,8 @@ class Trap:
             ``evaluating``; ``planning`` strikes by no signal: the host has other code.
         ranks: Hosts that fall into it.
         step: For ``training``, the step that is about to be run.
-        signal: Name of the signal; empty sleeps instead, in an evaluation before every step.
+        signal: Name of the signal; empty sleeps instead, in an evaluation before every step,
+            where it leaves a file ``<file>.<number>-<rank>``.
         again: Whether it strikes each time; else each host once.
         seconds: How long is slept, at most: until there is a file ``<file>.<number>-go``.
     """
@@ -124,7 +125,12 @@ def _set(trap: Trap, mark: Path) -> None:
 
             host.rebuilt = by_other_code
         case "evaluating":
-            host.evaluate = functools.partial(_slow_evaluation, host.evaluate, trap.seconds)
+
+            def slow_step() -> None:
+                mark.with_name(f"{mark.name}-{jax.process_index()}").touch()
+                time.sleep(trap.seconds)
+
+            host.evaluate = functools.partial(_slow_evaluation, host.evaluate, slow_step)
         case other:
             raise ValueError(other)
 
@@ -141,11 +147,13 @@ def _before(place: Any, name: str, act: Callable[..., Any]) -> None:
     setattr(place, name, wrapped)
 
 
-def _slow_evaluation(evaluate: Callable[..., Any], seconds: float, *arguments: Any) -> Any:
+def _slow_evaluation(
+    evaluate: Callable[..., Any], slow_step: Callable[[], None], *arguments: Any
+) -> Any:
     *others, may_run = arguments
 
     def slowly(step: int) -> bool:
-        time.sleep(seconds)
+        slow_step()
         return may_run(step)
 
     return evaluate(*others, slowly)
