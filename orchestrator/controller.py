@@ -17,6 +17,7 @@ from orchestrator import braking, checks, events, policies, states, verdict_even
 from orchestrator.answers import Answers
 from orchestrator.config import RunConfig
 from orchestrator.hosts.interface import StacksSeen
+from orchestrator.listening import Listener
 from orchestrator.planning import Plan
 from orchestrator.plans import Plans
 from orchestrator.progress import History, Progress
@@ -75,7 +76,7 @@ class Controller:
         self.progress = Progress(schedule, history)
         self.plans = Plans(config, around.planner, around.journal, plan, history)
         self.restarts = Restarts(history.restarts)
-        self.sizing = Sizing(config, around.group.room)
+        self.sizing = Sizing(config, around.group.room, around.group.awaits_room)
         self._around = around
         self._data = data
         self._settings = config.failures
@@ -85,6 +86,7 @@ class Controller:
             config, around, self.progress, self.plans, self.restarts, self._storage
         )
         self._poll_seconds = poll_seconds
+        self._listener = Listener(around.group, around.clock, config.failures.pulse_interval)
         self._launch = history.launches - 1
         self._numbers = 0
         self._stopping = False
@@ -115,7 +117,10 @@ class Controller:
         if isinstance(self.state, states.Created):
             self.state = self._launch_hosts()
             return self.state
-        for observation in self._around.group.poll(self._patience()):
+        seen, absent = self._listener.hear(self._patience())
+        self._roster.excuse(absent)
+        self.state = self.state.postponed(absent)
+        for observation in seen:
             if isinstance(observation, StacksSeen):
                 self._stacks_came(observation)
             else:

@@ -15,6 +15,7 @@ from orchestrator import checks, policies, states, verdict_events
 from orchestrator.config import RunConfig
 from orchestrator.errors import RunFailed
 from orchestrator.hosts.interface import HostGroup, StacksSeen
+from orchestrator.listening import Listener
 from orchestrator.planning import Plan, Planner
 from orchestrator.policies import Fatal, Lost, OverLimits, Verdict
 from orchestrator.restarts import Restarts
@@ -84,7 +85,7 @@ class PredictionRun:
         self._group, self._planner = group, planner
         self._data, self._step = data, step
         self._left, self._say, self._done = list(parts), say, done
-        self._sizing = Sizing(config, group.room)
+        self._sizing = Sizing(config, group.room, group.awaits_room)
         self._restarts = Restarts(0)
         self._launch = -1
         self._written = 0
@@ -170,12 +171,16 @@ class PredictionRun:
             Interrupted: ``stopping`` was set.
         """
         since = time.monotonic()
+        listener = Listener(self._group, time.monotonic, self._settings.pulse_interval)
         while not self._roster.complete:
             if self.stopping:
                 raise Interrupted
-            for seen in self._group.poll(_POLL_SECONDS):
-                if not isinstance(seen, StacksSeen):
-                    self._roster.take(seen, time.monotonic())
+            seen, absent = listener.hear(_POLL_SECONDS)
+            self._roster.excuse(absent)
+            since += absent
+            for observation in seen:
+                if not isinstance(observation, StacksSeen):
+                    self._roster.take(observation, time.monotonic())
             if self._roster.complete:
                 break
             now, views = time.monotonic(), self._roster.views

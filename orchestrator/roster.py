@@ -102,6 +102,12 @@ class Roster:
         for view in self._views:
             view.reply = view.held = None
 
+    def excuse(self, seconds: float) -> None:
+        """Count so many seconds as nobody's silence: the driver did not listen."""
+        for view in self._views if seconds else ():
+            if view.heard_at is not None:
+                view.heard_at += seconds
+
     def take(self, observation: Observation, now: float) -> None:
         """Note what was observed at ``now``."""
         view = self._views[observation.rank]

@@ -32,17 +32,21 @@ class Sizing:
     Args:
         config: The run's configuration.
         room: How many more hosts the cluster could hold.
+        awaits_room: Whether no host of this launch is started before there is room for all.
 
     Attributes:
         hosts: Number of hosts of the present launch.
         wanted: Number that the run is meant to have.
     """
 
-    def __init__(self, config: RunConfig, room: Callable[[], int]) -> None:
+    def __init__(
+        self, config: RunConfig, room: Callable[[], int], awaits_room: Callable[[], bool]
+    ) -> None:
         self.hosts = self.wanted = config.hosts
         self._settings = config.elastic
         self._longest_start = config.failures.launch_timeout
         self._room = room
+        self._awaits_room = awaits_room
         self._requested: int | None = None
         self._look_at = 0.0
 
@@ -99,7 +103,7 @@ class Sizing:
         if waited < min(self._settings.shrink_after, self._longest_start):
             return None
         started = sum(view.hello is not None and view.died is None for view in views)
-        if not any(view.hello or view.pulse or view.died for view in views):
-            # Hosts that are placed together, all or none: nothing is started before there is room.
+        if self._awaits_room():
+            # Hosts that are placed together, all or none.
             started = self._room()
         return policies.smaller_size(self._settings.sizes, self.hosts, started)

@@ -16,8 +16,8 @@ Surveying is passed over when there is a plan already: after a recovery, and on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 from orchestrator.planning import Plan
 from workers import protocol
@@ -51,6 +51,11 @@ class State:
     doing: ClassVar[str]
     """What the hosts are at, for people: "while …"."""
 
+    def postponed(self, seconds: float) -> Self:
+        """The state with so much more time for the hosts, if they have a deadline."""
+        del seconds
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Created(State):
@@ -70,6 +75,9 @@ class Waiting(State):
     time_kind: ClassVar[str]
     """The kind of time (``orchestrator.goodput.KINDS``) that is spent here."""
 
+    def postponed(self, seconds: float) -> Self:
+        """See ``State.postponed``."""
+        return replace(self, deadline=self.deadline + seconds) if seconds else self
 
 @dataclass(frozen=True, kw_only=True)
 class Launching(Waiting):

@@ -121,7 +121,10 @@ def until(autoscaler: StandardAutoscaler, google: GoogleCloud, done: Callable[[]
     while not done():
         assert not google.refused
         assert time.monotonic() < deadline, "the autoscaler does not get on"
-        autoscaler.update()
+        # It lists the nodes before it looks at what is being launched, so what is launched in
+        # between it would launch again.
+        if not autoscaler.pending_launches.value:
+            autoscaler.update()
         time.sleep(0.02)
 
 

@@ -104,6 +104,9 @@ class HostsHere:
     def room(self) -> int:
         return 0
 
+    def awaits_room(self) -> bool:
+        return False
+
     def hold(self, lease: int) -> None: ...
 
     def release(self, lease: int, last: int) -> None: ...

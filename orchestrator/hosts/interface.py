@@ -115,6 +115,10 @@ class HostGroup(Protocol):
         """How many more hosts could be launched beside those that there are."""
         ...
 
+    def awaits_room(self) -> bool:
+        """Whether no process of this launch is started, as there is no room for all of them."""
+        ...
+
     def dump_stacks(self, rank: int) -> None:
         """Ask a host for the stacks of its threads; they come as ``StacksSeen``, or never."""
         ...

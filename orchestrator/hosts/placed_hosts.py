@@ -80,6 +80,10 @@ class PlacedHosts(ABC):
     def room(self) -> int:
         """See ``HostGroup.room``."""
 
+    def awaits_room(self) -> bool:
+        """See ``HostGroup.awaits_room``."""
+        return bool(self._waiting)
+
     def dump_stacks(self, rank: int) -> None:
         """See ``HostGroup.dump_stacks``."""
         self._hosts.dump_stacks(rank)

@@ -177,6 +177,10 @@ class RayHosts:
         free = ray.available_resources()
         return int(min(free.get(name, 0.0) / amount for name, amount in needs.items()))
 
+    def awaits_room(self) -> bool:
+        """See ``HostGroup.awaits_room``: each is started for itself, whatever room there is."""
+        return False
+
     def dump_stacks(self, rank: int) -> None:
         """See ``HostGroup.dump_stacks``. A host that is silent is looked into from outside."""
         member = self._members.get(rank)

@@ -200,6 +200,10 @@ class SimulatedHosts:
         """See ``HostGroup.room``."""
         return max(0, self._world.capacity - self._hosts)
 
+    def awaits_room(self) -> bool:
+        """See ``HostGroup.awaits_room``."""
+        return False
+
     def dump_stacks(self, rank: int) -> None:
         """See ``HostGroup.dump_stacks``; frozen hosts stay silent."""
         if self._alive(rank):

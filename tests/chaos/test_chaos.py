@@ -76,12 +76,12 @@ def test_a_run_under_random_faults(
         "lease_steps=4",
         "checkpoints.every=8",
         "record_rows=true",
-        "failures.pulse_deadline=6",
         "failures.restart_delay=0.1",
         f"failures.max_restarts={3 * FAULTS + 8}",
         f"seed={SEED}",
     )
     calm = start(*arguments, name="calm", head=ray_head)
+    arguments = (*arguments, "failures.pulse_deadline=6")  # those that are frozen are waited for
     run = start(*arguments, name="struck", head=ray_head)
     launch = 0
     faults = strikes(SEED, FAULTS, HOSTS, total)

@@ -114,7 +114,7 @@ def test_exit_codes_and_errors(folder: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_killed_conversion_goes_on(folder: Path) -> None:
     """The process gets SIGKILL; the same command ends with the same files."""
-    (folder / "big.tsv").write_bytes(criteo(12_000))
+    (folder / "big.tsv").write_bytes(criteo(60_000))
     words = ["data", "convert", "--from", "criteo", "--block-bytes", "20000", "--part-rows", "400"]
     process = subprocess.Popen([sys.executable, "-m", "orchestrator", *words, "big.tsv", "out"])
     manifest = folder / ".out.converting" / "_manifest.json"

@@ -59,6 +59,9 @@ class OneHost:
     def room(self) -> int:
         return 0
 
+    def awaits_room(self) -> bool:
+        return False
+
     def last_words(self, rank: int) -> str:
         del rank
         return ""

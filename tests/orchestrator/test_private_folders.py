@@ -59,13 +59,13 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(parent: Path) -> No
         with private_folder() as own:
             assert not left.exists()
             assert used.is_dir()
-            remove_left_folders()
+            remove_left_folders(60.0)
             assert own.is_dir(), "that of this very process"
         assert not own.exists()
         assert (used / "ray" / "session" / "log").read_text() == "words"
     finally:
         kill(alive)
-    remove_left_folders()
+    remove_left_folders(60.0)
     assert list(parent.iterdir()) == []
 
 
@@ -75,11 +75,11 @@ def test_a_folder_that_some_process_still_works_in_stays(parent: Path) -> None:
     words = [sys.executable, "-S", "-c", "import time; time.sleep(600)", f"--dir={left}/ray"]
     worker = subprocess.Popen(words, text=True)
     try:
-        remove_left_folders()
+        remove_left_folders(60.0)
         assert (left / "ray" / "session" / "log").exists()
     finally:
         kill(worker)
-    remove_left_folders()
+    remove_left_folders(60.0)
     assert not left.exists()
 
 
@@ -93,12 +93,12 @@ def test_folders_that_others_made_are_left_alone(
     kill(killed)
     (parent / "emberay-link").symlink_to(left)
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
-    remove_left_folders()
+    remove_left_folders(60.0)
     names = {"emberay-data", "emberay-notes", "emberay-link", left.name}
     assert {entry.name for entry in parent.iterdir()} == names
     monkeypatch.undo()
     monkeypatch.setattr(private_folders, "_PARENT", parent)
-    remove_left_folders()
+    remove_left_folders(60.0)
     assert {entry.name for entry in parent.iterdir()} == names - {left.name}
 
 
@@ -123,5 +123,5 @@ def test_a_removal_that_is_cut_short_is_finished_later(
             if thread.name == "left-folders":
                 thread.join(60)
     assert (left / "owner").exists(), "without its lock nobody would dare to remove it"
-    remove_left_folders()
+    remove_left_folders(60.0)
     assert not left.exists()

@@ -122,18 +122,23 @@ def listening():
 
     The cluster that other tests share has other tokens.
     """
-    found, me = set(), psutil.Process()
-    shared = {
-        below
-        for child in me.children()
-        if "ray.scripts.scripts" in child.cmdline()
-        for below in (child, *child.children(recursive=True))
-    }
+    found, me, shared = set(), psutil.Process(), set()
+    for child in me.children():
+        with suppress(psutil.NoSuchProcess):  # which ends just now
+            if "ray.scripts.scripts" in child.cmdline():
+                shared |= {child, *child.children(recursive=True)}
     for process in {me, *me.children(recursive=True)} - shared:
-        for connection in process.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                found.add((connection.laddr.port, connection.laddr.ip))
+        with suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.add((connection.laddr.port, connection.laddr.ip))
     return found
+
+
+def pulses_of(seen, phase=""):
+    """How often each rank was heard of, in a phase."""
+    told = [p.rank for p in of(seen, PulseSeen) if p.pulse.phase.startswith(phase)]
+    return [told.count(rank) for rank in range(HOSTS)]
 
 
 def answers_to_calls(address, token):
@@ -216,18 +221,15 @@ def test_hosts_work_pulse_report_errors_and_die(group, tmp_path):
 
     # Pulses go on while a command runs, and a host that is killed is reported once.
     group.send(protocol.Survey())
-    seen = collect(
-        group,
-        lambda seen: sum(p.pulse.phase == "surveying" for p in of(seen, PulseSeen)) > 6,
-        60.0,
-    )
+    seen = collect(group, lambda seen: min(pulses_of(seen, "surveying")) > 3, 60.0)
     assert not of(seen, Answered)
-    assert {pulse.rank for pulse in of(seen, PulseSeen)} == {0, 1}
     assert {p.pulse.pid for p in of(seen, PulseSeen)} == {h.pid for h in hellos.values()}
 
-    group.dump_stacks(0)
-    seen = collect(group, lambda seen: of(seen, StacksSeen), 60.0)
-    assert of(seen, StacksSeen)[0].text.endswith("threads")
+    stacks, deadline = "", time.monotonic() + 60
+    while not stacks.endswith("threads"):  # one that is slow to answer is read from outside
+        assert time.monotonic() < deadline, stacks
+        group.dump_stacks(0)
+        stacks = of(collect(group, lambda seen: of(seen, StacksSeen), 60.0), StacksSeen)[0].text
 
     os.kill(hellos[1].pid, signal.SIGKILL)
     seen = collect(group, lambda seen: of(seen, Died), 60.0)
@@ -240,9 +242,9 @@ def test_hosts_work_pulse_report_errors_and_die(group, tmp_path):
 def test_a_stopped_host_falls_silent_and_is_killed_with_the_others(group):
     hellos = launch(group)
     os.kill(hellos[0].pid, signal.SIGSTOP)
-    collect(group, lambda seen: len([p for p in of(seen, PulseSeen) if p.rank == 1]) > 3, 60.0)
-    seen = [observation for _ in range(10) for observation in group.poll(0.1)]
-    assert {pulse.rank for pulse in of(seen, PulseSeen)} == {1}
+    collect(group, lambda seen: pulses_of(seen)[1] > 3, 60.0)
+    seen = collect(group, lambda seen: pulses_of(seen)[1] > 3, 60.0)
+    assert pulses_of(seen)[0] == 0
     assert not of(seen, Died)
 
     group.dump_stacks(0)
@@ -281,7 +283,7 @@ def test_spares_take_over_at_the_next_launch(groups, tmp_path):
     for rank in range(HOSTS):
         log = (tmp_path / f"logs/launch-1-host-{rank}.log").read_text()
         assert f"host {rank} says something" in log
-    seen = collect(group, lambda seen: len(of(seen, PulseSeen)) > 3, 60.0)
+    seen = collect(group, lambda seen: min(pulses_of(seen)) > 1, 60.0)
     assert {pulse.pulse.pid for pulse in of(seen, PulseSeen)} == pids
 
 

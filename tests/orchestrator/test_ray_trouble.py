@@ -70,8 +70,8 @@ def test_the_wait_for_the_end_of_processes_lasts_as_long_as_they_do(monkeypatch)
     left = {17}
     monkeypatch.setattr("orchestrator.hosts.processes.kill_processes", lambda pids: None)
     monkeypatch.setattr("orchestrator.hosts.processes._exists", left.__contains__)
-    threading.Timer(0.2, left.clear).start()
     began = time.monotonic()
+    threading.Timer(0.2, left.clear).start()
     _end_processes([17])
     assert 0.15 < time.monotonic() - began < 5.0
     left.add(17)

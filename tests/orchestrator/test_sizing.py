@@ -6,9 +6,10 @@ from orchestrator.sizing import Sizing
 from workers.protocol import Hello
 
 
-def sizing(room, **settings):
+def sizing(room, awaits_room=False, **settings):
     elastic = {"sizes": [2, 4], "shrink_after": 60.0, **settings}
-    return Sizing(RunConfig(hosts=8, batch_size=64, elastic=elastic), lambda: room)
+    config = RunConfig(hosts=8, batch_size=64, elastic=elastic)
+    return Sizing(config, lambda: room, lambda: awaits_room)
 
 
 def views(hosts, started=0):
@@ -25,9 +26,13 @@ def test_hosts_that_started_say_how_many_go_on():
     assert sizing(room=8).smaller(views(8, started=1), waited=60.0) is None
 
 
+def test_hosts_that_are_slow_to_start_are_not_given_up_for_room_beside_them():
+    assert sizing(room=4).smaller(views(8), waited=60.0) is None
+
+
 def test_hosts_that_start_all_or_none_go_on_where_there_is_room():
     """Slices and machines: nothing is started, and nobody heard of, until there is room for all."""
-    assert sizing(room=4).smaller(views(8), waited=60.0) == 4
-    assert sizing(room=3).smaller(views(8), waited=60.0) == 2
-    assert sizing(room=0).smaller(views(8), waited=60.0) is None
-    assert sizing(room=4).smaller(views(8), waited=59.0) is None
+    assert sizing(room=4, awaits_room=True).smaller(views(8), waited=60.0) == 4
+    assert sizing(room=3, awaits_room=True).smaller(views(8), waited=60.0) == 2
+    assert sizing(room=0, awaits_room=True).smaller(views(8), waited=60.0) is None
+    assert sizing(room=4, awaits_room=True).smaller(views(8), waited=59.0) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import urllib.request
@@ -10,6 +11,9 @@ import ray
 
 from orchestrator import events
 from orchestrator.observe import Prometheus
+
+AWAITED = ("evaluation", "seconds_total", "examples_total", "_step", "total_steps")
+"""Ends of the names of metrics."""
 
 
 def main(run: str, seconds: float) -> None:
@@ -29,9 +33,10 @@ def main(run: str, seconds: float) -> None:
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + seconds
     served = ""
-    while not any("evaluation{" in line and run in line for line in served.splitlines()):
+    # The node serves a metric as soon as it has it, which may be before it has the others.
+    while not all(re.search(rf"{name}\{{.*{run}", served) for name in AWAITED):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{url} serves none of our figures after {seconds} seconds")
+            raise TimeoutError(f"{url} does not serve {AWAITED} after {seconds} seconds: {served}")
         time.sleep(0.5)
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:

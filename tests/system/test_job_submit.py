@@ -239,7 +239,7 @@ def test_a_submitted_program_is_stopped_and_goes_on_when_it_is_submitted_again(
     assert "submitted: " in said
     assert "saving and leaving" in said
 
-    done = ray_job(ray_head, *filled_in(again, name, folder, run), f"max_steps={held + 10}")
+    done = ray_job(ray_head, *filled_in(again, name, folder, run), f"max_steps={held + 100}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert f"restored the checkpoint of step {held}" in done.stdout
@@ -251,7 +251,7 @@ def test_a_submitted_program_is_stopped_and_goes_on_when_it_is_submitted_again(
     assert not {"program", "clock", "run folder"} & set(told)
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "split" not in line] == list(range(held + 10))
+    assert [line["step"] for line in lines if "split" not in line] == list(range(held + 100))
 
 
 def test_a_job_with_bad_input_fails_with_one_clear_line_and_its_exit_code(

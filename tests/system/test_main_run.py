@@ -19,7 +19,7 @@ pytestmark = pytest.mark.system
 # It has a Ray cluster of its own (orchestrator.ray_session.RaySession).
 def test_train_with_nothing_given(start: Callable[..., Run]) -> None:
     run = start()
-    summary = run.finish(seconds=400)
+    summary = run.finish(seconds=1200)
     assert summary["status"] == "finished"
     assert (summary["hosts"], summary["devices"]) == (2, 4)
     assert summary["restarts"] == 0, run.events("recovering")

@@ -18,13 +18,18 @@ from tests.system.undisturbed import ARGUMENTS, STEPS
 pytestmark = pytest.mark.system
 
 
+SET = ("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_raylet_start_wait_time_s", "PATH")
+"""Variables that Ray's processes need otherwise than the tests."""
+
+
 @pytest.fixture
 def nodes() -> Iterator[tuple[object, RayHead, list[object]]]:
     """A head that can hold no host, and three nodes with room for one each."""
     from ray.cluster_utils import Cluster
 
-    before = {name: os.environ.get(name) for name in ("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "PATH")}
+    before = {name: os.environ.get(name) for name in SET}
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # on a busy machine it may take longer
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     settings = {"object_store_memory": 80 << 20, "include_dashboard": False}
     # A node that is lost is given up after two seconds instead of half a minute.
@@ -63,7 +68,9 @@ def test_lost_nodes(
     settings = (
         traps,
         "cluster.resources_per_host={place: 1}",
-        "elastic={sizes: [1], shrink_after: 15, grow_after: 1}",
+        "elastic={sizes: [1], shrink_after: 30, grow_after: 1}",
+        # A node is missed two seconds after its host: not blame another for it in the meantime.
+        "failures.grace=30",
     )
     run = start(f"data={small_data}", *ARGUMENTS, *settings, head=head)
 

@@ -67,10 +67,14 @@ def test_two_hosts_one_of_which_is_killed(
     try:
         draft = tmp_path / ".out.predicting"
         deadline = time.monotonic() + 120
+        while not list(draft.glob("part-*")):
+            assert process.poll() is None and time.monotonic() < deadline, said()
+            time.sleep(0.01)
+        host = host_of(draft)
         while len(list(draft.glob("part-*"))) < 4:
             assert process.poll() is None and time.monotonic() < deadline, said()
             time.sleep(0.01)
-        os.kill(host_of(draft), signal.SIGKILL)
+        os.kill(host, signal.SIGKILL)
         process.wait(timeout=120)
     finally:
         process.kill()

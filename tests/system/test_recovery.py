@@ -47,9 +47,10 @@ def test_hosts_that_die_while_they_compile_save_train_and_restore(
     assert summary["restarts"] == 4
     culprits = [event["culprits"] for event in run.events("recovering")]
     assert culprits[0] == [1]
-    assert culprits[1] == [0]
+    # Where the coordination service dies, the other host ends itself, and may be seen with it.
+    assert 0 in culprits[1]
     assert set(culprits[2]) <= {0, 1}
-    assert culprits[3] == [0]
+    assert 0 in culprits[3]
     # The save that was not committed never was: all began anew.
     *before, last = [event["step"] for event in run.events("restored")]
     assert before == [0, 0, 0]
@@ -67,8 +68,8 @@ def test_a_frozen_host_is_named_and_looked_into(
 ) -> None:
     traps = set_traps(tmp_path / "traps.json", Trap("training", (1,), step=23, signal="SIGSTOP"))
     # Longer than the stacks take to come: they are waited for no longer than that.
-    grace = "failures.grace=60"
-    run = start(f"data={small_data}", *ARGUMENTS, traps, grace, head=ray_head)
+    patience = ("failures.grace=60", "failures.pulse_deadline=6")
+    run = start(f"data={small_data}", *ARGUMENTS, traps, *patience, head=ray_head)
     summary = run.finish(seconds=400)
     assert summary["restarts"] == 1
     (frozen,) = run.events("host_frozen")

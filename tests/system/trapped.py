@@ -27,6 +27,8 @@ from workers import Program
 __all__ = ["Trap", "program", "set_traps", "small_data"]
 
 TRAIN_ROWS, TEST_ROWS = 2600, 320
+LONGEST_WAIT = 20.0
+"""Seconds for one host to be struck together with another."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Trap:
     Attributes:
         moment: ``compiling``, ``restoring``, ``saving`` (before it is committed), ``training``, or
             ``evaluating``; ``planning`` strikes by no signal: the host has other code.
-        ranks: Hosts that fall into it.
+        ranks: Hosts that fall into it. Those that a signal strikes wait until all of them have.
         step: For ``training``, the step that is about to be run.
         signal: Name of the signal; empty sleeps instead, in an evaluation before every step,
             where it leaves a file ``<file>.<number>-<rank>``.
@@ -97,9 +99,15 @@ def _set(trap: Trap, mark: Path) -> None:
             mine.touch()
         return due
 
+    def all_are_in() -> bool:
+        return all(mark.with_name(f"{mark.name}-{rank}").exists() for rank in trap.ranks)
+
     def spring() -> None:
         if is_due():
             if trap.signal:
+                together = time.monotonic() + LONGEST_WAIT
+                while time.monotonic() < together and not all_are_in():
+                    time.sleep(0.001)
                 os.kill(os.getpid(), getattr(signal, trap.signal))
                 return
             deadline = time.monotonic() + trap.seconds

@@ -25,7 +25,6 @@ ARGUMENTS = (
     f"max_steps={STEPS}",
     "lease_steps=5",
     "checkpoints.every=10",
-    "failures.pulse_deadline=6",
     "seed=3",
 )
 

@@ -53,21 +53,21 @@ def test_it_runs_ahead_no_further_than_its_queues() -> None:
     pipeline = Pipeline(source(), [("same", lambda x: x)], depth=2)
     time.sleep(0.5)
     assert len(made) <= 8
-    before = threading.active_count()
+    before = set(threading.enumerate())
     pipeline.close()
-    assert threading.active_count() == before - 2
+    assert {"read", "same"} <= {thread.name for thread in before - set(threading.enumerate())}
 
 
 def test_busy_seconds_name_the_slow_stage() -> None:
     def slow(value: int) -> int:
-        time.sleep(0.01)
+        time.sleep(0.05)
         return value
 
     pipeline = Pipeline(iter(range(10)), [("slow", slow), ("fast", lambda x: x)])
     list(pipeline)
     seconds = pipeline.take_seconds()
     assert set(seconds) == {"read", "slow", "fast"}
-    assert seconds["slow"] > 10 * max(seconds["read"], seconds["fast"])
+    assert seconds["slow"] > 2 * max(seconds["read"], seconds["fast"])
     assert pipeline.take_seconds()["slow"] == 0
     pipeline.close()
 
