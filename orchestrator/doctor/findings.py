@@ -11,7 +11,11 @@ from orchestrator.doctor.agreement_rules import (
     different_versions,
     skewed_clocks,
 )
-from orchestrator.doctor.environment_rules import different_environments, misleading_environment
+from orchestrator.doctor.environment_rules import (
+    different_environments,
+    misleading_environment,
+    modules_compiled_anew,
+)
 from orchestrator.doctor.facts import ClusterFacts
 from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.node_rules import (
@@ -43,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     held_chips,
     misleading_environment,
     different_environments,
+    modules_compiled_anew,
     unusable_folders,
     unusable_data,
     different_data,

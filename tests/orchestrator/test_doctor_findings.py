@@ -66,6 +66,7 @@ def test_nothing_is_found_where_nothing_is_wrong():
         ({"environment": {"MEGASCALE_NUM_SLICES": "2"}}, "environment", "note", "earlier start"),
         ({"environment": {"https_proxy": ""}}, "environment", "warning", "https_proxy is set"),
         ({"environment": {"XLA_FLAGS": "--x"}}, "environment", "error", "'--x' on c"),
+        ({"compiled_anew": "X is set"}, "bytecode", "note", "X is set, and JAX was installed"),
         ({"folder": FolderFacts("/r", missing=True)}, "run folder", "error", "/r is not there"),
         ({"folder": FolderFacts("/r", shared=False)}, "run folder", "error", "another one than"),
         ({"folder": FolderFacts("/r", trouble="full")}, "run folder", "error", "full"),

@@ -132,3 +132,34 @@ def test_what_nvidia_smi_prints():
     (holder,) = read_nvidia(text)
     assert (holder.pid, holder.told) == (4711, "process 4711 (/usr/bin/python) computes on GPU-1a")
     assert read_nvidia("") == ()
+
+
+def test_modules_that_are_compiled_in_every_process(tmp_path):
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("")
+    code = (
+        "from workers.probes import node; print(node._why_compiled_anew()); "
+        "import jax; print(node._why_compiled_anew())"
+    )
+
+    def said(**variables):
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
+                "PYTHONPATH": str(tmp_path),
+                **variables,
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout.splitlines()
+
+    unset = "PYTHONDONTWRITEBYTECODE is set"
+    assert said(PYTHONDONTWRITEBYTECODE="1") == [unset, unset]
+    assert said() == ["", ""]
+    # Now it lies there.
+    assert said(PYTHONDONTWRITEBYTECODE="1") == ["", ""]
+    nowhere = said(PYTHONPYCACHEPREFIX="/proc/bytecode")
+    assert nowhere == ["/proc cannot be written to"] * 2 or os.access("/proc", os.W_OK)

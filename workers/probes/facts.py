@@ -77,6 +77,8 @@ class NodeFacts:
     """C++ modules that cannot be loaded, each with the reason."""
     holders: tuple[Holder, ...] = ()
     """Other processes that hold chips of the platform that was asked for."""
+    compiled_anew: str = ""
+    """Why Python compiles JAX's modules in every process; empty where they are kept compiled."""
     closed_lock: str = ""
     """Why libtpu's lock file cannot be opened, though nobody holds it."""
     folder: FolderFacts | None = None

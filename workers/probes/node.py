@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -62,6 +63,7 @@ def look(questions: Questions) -> NodeFacts:
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         shm_bytes=shutil.disk_usage(_SHM).total if _SHM.is_dir() else None,
         kernels={name: said for name in _NATIVE if (said := _why_not(name))},
+        compiled_anew=_why_compiled_anew(),
         holders=holders_of(ask.platform),
         closed_lock=unusable_lock() if ask.platform == "tpu" else "",
         folder=folder,
@@ -115,3 +117,17 @@ def _why_not(module: str) -> str:
     except ImportError as error:
         return str(error)
     return ""
+
+
+def _why_compiled_anew() -> str:
+    """Why JAX's modules are not kept compiled; empty if they are, or will be when it is imported."""
+    found = util.find_spec("jax")
+    if found is None or found.origin is None:
+        return ""
+    compiled = Path(util.cache_from_source(found.origin))
+    if compiled.is_file():
+        return ""
+    if sys.dont_write_bytecode:
+        return "PYTHONDONTWRITEBYTECODE is set"
+    folder = next(above for above in compiled.parents if above.is_dir())
+    return "" if os.access(folder, os.W_OK) else f"{folder} cannot be written to"
