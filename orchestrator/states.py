@@ -79,6 +79,7 @@ class Waiting(State):
         """See ``State.postponed``."""
         return replace(self, deadline=self.deadline + seconds) if seconds else self
 
+
 @dataclass(frozen=True, kw_only=True)
 class Launching(Waiting):
     """Host processes start."""

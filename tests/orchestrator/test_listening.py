@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from orchestrator.config import FailureConfig
 from orchestrator.hosts.interface import Answered, PulseSeen
 from orchestrator.hosts.simulated_world import FakeClock
@@ -38,7 +40,7 @@ def test_time_between_polls_counts_only_beyond_what_they_wait_and_some_leeway():
     clock.now += 0.9
     assert listener.hear(0.2)[1] == 0.0
     clock.now += 30.0
-    assert listener.hear(0.2)[1] == 30.0
+    assert listener.hear(0.2)[1] == pytest.approx(30.0)
     assert listener.hear(0.2)[1] == 0.0
 
 
@@ -46,7 +48,7 @@ def test_hosts_whose_news_are_not_read_yet_are_neither_frozen_nor_late():
     clock, roster = FakeClock(), Roster(3)
     for rank in range(3):
         roster.take(Answered(rank, Hello(rank, 1, "host", "host:1")), clock())
-    news = [[pulse(0), pulse(1), pulse(2)], [pulse(1)], [], *[[]] * 30]
+    news = [[pulse(0), pulse(1), pulse(2)], [pulse(1)], *[[]] * 14, [pulse(1)], *[[]] * 14]
     listener = Listener(Telling(clock, news), clock, SETTINGS.pulse_interval)
     state = Joining(since=0.0, deadline=20.0)
 
@@ -64,12 +66,12 @@ def test_hosts_whose_news_are_not_read_yet_are_neither_frozen_nor_late():
     assert verdict() is None
     clock.now += 60.0  # stopped
     assert verdict() is None
-    assert state.deadline == 80.0
+    assert state.deadline == pytest.approx(79.8)
     assert verdict() is None
     # One that is really silent is still found, as long after as ever.
-    for _ in range(28):
+    for _ in range(26):
         assert verdict() is None
-    clock.now += 0.5
+    clock.now += 0.8
     frozen = verdict()
     assert frozen is not None
     assert [view.rank for view in frozen.culprits] == [0, 2]

@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -163,7 +164,7 @@ def answer_to_request(address):
         return urllib.request.urlopen(f"http://{address}/metrics", timeout=30).read(6)
     except urllib.error.HTTPError as error:
         return error.code
-    except http.client.HTTPException:
+    except (http.client.HTTPException, ConnectionResetError):
         return None
 
 

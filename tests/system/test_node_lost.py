@@ -28,9 +28,9 @@ def nodes() -> Iterator[tuple[object, RayHead, list[object]]]:
     from ray.cluster_utils import Cluster
 
     before = {name: os.environ.get(name) for name in SET}
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # on a busy machine it may take longer
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # On a busy machine a node may take longer than Ray waits.
+    os.environ.update(dict(zip(SET, ("0", "120", path), strict=True)))
     settings = {"object_store_memory": 80 << 20, "include_dashboard": False}
     # A node that is lost is given up after two seconds instead of half a minute.
     health = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}

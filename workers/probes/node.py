@@ -120,7 +120,7 @@ def _why_not(module: str) -> str:
 
 
 def _why_compiled_anew() -> str:
-    """Why JAX's modules are not kept compiled; empty if they are, or will be when it is imported."""
+    """Why JAX's modules are not kept compiled; empty if they are, or will be once imported."""
     found = util.find_spec("jax")
     if found is None or found.origin is None:
         return ""
