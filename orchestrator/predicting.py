@@ -81,6 +81,7 @@ def predict(
         Interrupted: Somebody asked to stop (SIGINT, SIGTERM); the same call goes on.
         EmberayError: The input cannot be used, or hosts failed.
     """
+    from workers.data.index import write_index
     from workers.data.quarantine import quarantined_rows
     from workers.prediction_data import open_predicted
     from workers.prediction_files import whole_parts
@@ -113,6 +114,8 @@ def predict(
         if left:
             hide = Redactor.of(config.model_dump(), {"data": spec.data}, os.environ)
             told = (lambda line: say(hide(line)), progress)
+            index = write_index(Path(spec.run_folder), {spec.split: data})
+            spec = replace(spec, data_index=index)
             _lead(program, spec, config, data, step, left, parts, *told)
         seconds = time.monotonic() - started if left else 0.0
         unusable = quarantined_rows(Path(spec.run_folder) / "quarantine")

@@ -11,10 +11,12 @@ import pyarrow as pa
 from workers.data.dataset import Dataset
 from workers.data.examples import Schema
 from workers.data.order import PADDING_ROW
-from workers.data.sources import open_dataset, read_columns
+from workers.data.sources import read_columns
 from workers.errors import DataError
 from workers.prediction_protocol import PredictionSpec
 from workers.program import Program
+from workers.protocol import Assignment
+from workers.run_data import RunData
 
 __all__ = ["RowRange", "open_predicted", "pieces_of", "prediction_schema"]
 
@@ -24,20 +26,26 @@ def prediction_schema(program: Program) -> Schema:
     return replace(program.schema, label=None, positive=None)
 
 
-def open_predicted(program: Program, spec: PredictionSpec, written: Sequence[str]) -> Dataset:
+def open_predicted(
+    program: Program,
+    spec: PredictionSpec,
+    written: Sequence[str],
+    assignment: Assignment | None = None,
+) -> Dataset:
     """Read the metadata of the data to predict, and check its columns.
 
     Args:
         program: What was trained.
-        spec: What is to be predicted.
+        spec: What is to be predicted; with the driver's index of the data, where it has one.
         written: Columns that predictions are written to.
+        assignment: The host's place, so that it looks into some of the files of the index.
 
     Raises:
         DataError: The data cannot be read, lacks a column, or has one of another type.
     """
     schema = prediction_schema(program)
     columns = {*schema.columns, *spec.keep}
-    data = open_dataset(spec.data, spec.split, columns, spec.holdout)
+    data = RunData(spec, columns, assignment).open(spec.split)
     missing = [name for name in spec.keep if name not in data.schema.names]
     if missing:
         raise DataError(

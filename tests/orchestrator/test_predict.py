@@ -27,6 +27,7 @@ from orchestrator.predict_settings import predict_settings
 from orchestrator.predicting import Predictions, predict
 from orchestrator.prediction_run import Interrupted
 from tests.trained_run import open_here, train_here
+from workers import run_data
 from workers.errors import DataError
 from workers.prediction_files import whole_parts
 from workers.prediction_protocol import Predict
@@ -202,6 +203,19 @@ def test_failures_are_mended_or_told(run, trained, tmp_path):
 
     with pytest.raises(RunFailed, match="gave up with 2 parts to write, after 3 failures"):
         run(f"out={tmp_path / 'never'}", *words, disturb=always)
+
+
+def test_hosts_are_told_of_the_files_instead_of_opening_all(run, tmp_path, monkeypatch):
+    opened, open_dataset = [], run_data.open_dataset
+
+    def opening(*arguments):
+        opened.append(arguments)
+        return open_dataset(*arguments)
+
+    monkeypatch.setattr(run_data, "open_dataset", opening)
+    made = run(f"out={tmp_path / 'out'}", "split=test")
+    assert made.rows == ROWS
+    assert len(opened) == 1, "the driver alone"
 
 
 def test_rows_that_cannot_be_used(run, trained, tmp_path):
