@@ -66,9 +66,7 @@ class PredictionHost(CommandedHost):
         super().__init__(run, assignment, address)
         self._run = run
         self._program = load_program(run.program, run.parameters, run.total_steps)
-        self._dataset = open_predicted(
-            self._program, run, columns_of(run.method), assignment
-        )
+        self._dataset = open_predicted(self._program, run, columns_of(run.method), assignment)
         quarantine = quarantine_of(run.run_folder, run.quarantine)
         self._reader = ExampleReader(
             self._dataset, prediction_schema(self._program), quarantine=quarantine
