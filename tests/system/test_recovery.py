@@ -91,7 +91,10 @@ def test_a_frozen_host_is_named_and_looked_into(
 def test_a_driver_that_is_killed_and_one_that_is_told_to_leave(
     small_data: Path, ray_head: RayHead, undisturbed: Path, start: Start, tmp_path: Path
 ) -> None:
-    """Both in the middle of an evaluation; in between the newest checkpoint is cut short."""
+    """Both in the middle of an evaluation; in between the newest checkpoint is cut short.
+
+    At last it is stopped for a while.
+    """
     slow = Trap("evaluating", signal="", seconds=3.0)
     traps = set_traps(tmp_path / "traps.json", slow)
     marks = [tmp_path / f"traps.json.0-{rank}" for rank in slow.ranks]
@@ -134,8 +137,15 @@ def test_a_driver_that_is_killed_and_one_that_is_told_to_leave(
     assert not run.events("evaluated")
 
     set_traps(tmp_path / "traps.json")
-    last = start(*arguments, "--resume", head=ray_head)
+    before = len(run.events("recovering"))
+    last = start(*arguments, "--resume", "failures.pulse_deadline=4", head=ray_head)
+    last.wait_for(lambda run: run.events("restored")[-1]["step"] == EVALUATED, what="a start")
+    # A driver that is stopped, as by Ctrl-Z, does not take it for silence of the hosts.
+    last.process.send_signal(signal.SIGSTOP)
+    time.sleep(6)
+    last.process.send_signal(signal.SIGCONT)
     last.finish(seconds=400)
+    assert len(last.events("recovering")) == before
     assert last.events("restored")[-1]["step"] == EVALUATED
     assert [event["step"] for event in last.events("evaluated")] == [EVALUATED, STEPS]
     assert_same_end(last, undisturbed)
