@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from workers.protocol import RunSpec
 
 __all__ = [
     "AXIS",
+    "await_service",
     "check_mesh",
     "everywhere",
     "free_address",
@@ -36,6 +38,10 @@ AXIS = "devices"
 HEARTBEAT_SECONDS = 100
 """After this long without a process, JAX aborts the others. The driver's own deadlines are shorter:
 this only ends processes whose driver is gone."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
+"""Seconds between two looks whether the coordination service is there, doubling from one to the
+other."""
 
 
 def free_address(host: str) -> str:
@@ -59,6 +65,10 @@ def join_process_group(coordinator: str, rank: int, hosts: int, timeout: float) 
     """
     if hosts == 1:
         return
+    began = time.monotonic()
+    if rank:
+        await_service(coordinator, timeout)
+    left = max(1.0, timeout - (time.monotonic() - began))
     # Its notice of preemption would take the place of the host's own handler of SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -66,10 +76,32 @@ def join_process_group(coordinator: str, rank: int, hosts: int, timeout: float) 
         num_processes=hosts,
         process_id=rank,
         cluster_detection_method="deactivate",
-        initialization_timeout=int(timeout),
+        initialization_timeout=int(left),
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=int(timeout),
     )
+
+
+def await_service(address: str, timeout: float) -> bool:
+    """Wait until a server listens at ``host:port``.
+
+    JAX's client tries to connect at once, and if it comes before the service, not for another
+    second.
+
+    Returns:
+        Whether one does; False after so many seconds.
+    """
+    host, _, port = address.rpartition(":")
+    deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+        except OSError:
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            return True
+    return False
 
 
 def leave_process_group() -> None:
