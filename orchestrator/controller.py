@@ -86,7 +86,7 @@ class Controller:
             config, around, self.progress, self.plans, self.restarts, self._storage
         )
         self._poll_seconds = poll_seconds
-        self._listener = Listener(around.group, around.clock, config.failures.pulse_interval)
+        self._listener = Listener(around.group, around.clock, config.failures)
         self._launch = history.launches - 1
         self._numbers = 0
         self._stopping = False
@@ -117,15 +117,14 @@ class Controller:
         if isinstance(self.state, states.Created):
             self.state = self._launch_hosts()
             return self.state
-        seen, absent = self._listener.hear(self._patience())
-        self._roster.excuse(absent)
-        self.state = self.state.postponed(absent)
-        for observation in seen:
+        heard = self._listener.hear(self._patience())
+        self.state = self.state.postponed(heard.excuse(self._roster, self.state.since))
+        for observation in heard.seen:
             if isinstance(observation, StacksSeen):
                 self._stacks_came(observation)
             else:
-                self._roster.take(observation, self._now())
-        self.state = self._next(self.state)
+                self._roster.take(observation, heard.now)
+        self.state = self._next(self.state, heard.now)
         return self.state
 
     def _patience(self) -> float:
@@ -156,8 +155,8 @@ class Controller:
 
     # The way through the states.
 
-    def _next(self, state: State) -> State:
-        now, views = self._now(), self._roster.views
+    def _next(self, state: State, now: float) -> State:
+        views = self._roster.views
         too_late = self._stop_by is not None and now >= self._stop_by
         leaves_well = isinstance(state, states.Training | states.Evaluating | states.Finishing)
         # With raised limits, the hosts hold steps that are not saved yet.

@@ -63,6 +63,7 @@ class PredictionRun:
         parts: Numbers of the parts to write.
         say: Takes lines for people.
         done: Told after every round how many parts are written, and how many rows they have.
+        clock: Seconds.
 
     Attributes:
         stopping: Set to have it stop.
@@ -79,12 +80,15 @@ class PredictionRun:
         parts: Sequence[int],
         say: Callable[[str], None],
         done: Callable[[int, int], None] = lambda parts, rows: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stopping = False
         self._config, self._settings = config, config.failures
         self._group, self._planner = group, planner
         self._data, self._step = data, step
         self._left, self._say, self._done = list(parts), say, done
+        self._clock = clock
+        self._listener = Listener(group, clock, config.failures)
         self._sizing = Sizing(config, group.room, group.awaits_room)
         self._restarts = Restarts(0)
         self._launch = -1
@@ -119,7 +123,7 @@ class PredictionRun:
         settings = self._settings
         self._group.kill_all()
         self._launch += 1
-        hosts = self._sizing.launch(time.monotonic(), fewer)
+        hosts = self._sizing.launch(self._clock(), fewer)
         self._roster = Roster(hosts)
         self._say(f"starting {hosts} hosts")
         self._group.launch([Assignment(rank, hosts, self._launch) for rank in range(hosts)])
@@ -170,20 +174,18 @@ class PredictionRun:
             _Fewer: Fewer hosts are to be launched.
             Interrupted: ``stopping`` was set.
         """
-        since = time.monotonic()
-        listener = Listener(self._group, time.monotonic, self._settings.pulse_interval)
+        since = self._clock()
         while not self._roster.complete:
             if self.stopping:
                 raise Interrupted
-            seen, absent = listener.hear(_POLL_SECONDS)
-            self._roster.excuse(absent)
-            since += absent
-            for observation in seen:
+            heard = self._listener.hear(_POLL_SECONDS)
+            since += heard.excuse(self._roster, since)
+            for observation in heard.seen:
                 if not isinstance(observation, StacksSeen):
-                    self._roster.take(observation, time.monotonic())
+                    self._roster.take(observation, heard.now)
             if self._roster.complete:
                 break
-            now, views = time.monotonic(), self._roster.views
+            now, views = heard.now, self._roster.views
             if starting and (fewer := self._sizing.smaller(views, now - since)) is not None:
                 raise _Fewer(fewer)
             verdict = policies.judge(
@@ -229,4 +231,4 @@ class PredictionRun:
             time.sleep(min(_POLL_SECONDS, seconds))
 
     def _last_words(self) -> dict[int, str]:
-        return self._roster.last_words(time.monotonic(), self._group.last_words)
+        return self._roster.last_words(self._clock(), self._group.last_words)

@@ -102,11 +102,13 @@ class Roster:
         for view in self._views:
             view.reply = view.held = None
 
-    def excuse(self, seconds: float) -> None:
-        """Count so many seconds as nobody's silence: the driver did not listen."""
+    def excuse(self, seconds: float, now: float) -> None:
+        """Count so many seconds before ``now`` as nobody's silence: the driver did not listen."""
         for view in self._views if seconds else ():
             if view.heard_at is not None:
-                view.heard_at += seconds
+                view.heard_at = min(view.heard_at + seconds, now)
+            if view.error_at is not None:
+                view.error_at = min(view.error_at + seconds, now)
 
     def take(self, observation: Observation, now: float) -> None:
         """Note what was observed at ``now``."""

@@ -49,6 +49,7 @@ class Sizing:
         self._awaits_room = awaits_room
         self._requested: int | None = None
         self._look_at = 0.0
+        self._room_came = 0.0
 
     def request(self, hosts: int) -> None:
         """Go on with so many hosts, as soon as that can be done in good order; on any thread."""
@@ -65,6 +66,7 @@ class Sizing:
         self.wanted = self.wanted if requested is None else requested
         self.hosts = requested or hosts or self.hosts
         self._look_at = now + self._settings.grow_after
+        self._room_came = 0.0
         return self.hosts
 
     def handover(
@@ -98,12 +100,17 @@ class Sizing:
 
         Args:
             views: The hosts of this launch.
-            waited: Seconds since it began.
+            waited: Seconds since it began. Those in which there was no room for any host do not
+                count for hosts that could start only then.
         """
-        if waited < min(self._settings.shrink_after, self._longest_start):
+        awaits_room = self._awaits_room()
+        if awaits_room:
+            self._room_came = waited  # not yet, but no earlier
+        starting = waited if awaits_room else waited - self._room_came
+        if starting < min(self._settings.shrink_after, self._longest_start):
             return None
         started = sum(view.hello is not None and view.died is None for view in views)
-        if self._awaits_room():
+        if awaits_room:
             # Hosts that are placed together, all or none.
             started = self._room()
         return policies.smaller_size(self._settings.sizes, self.hosts, started)

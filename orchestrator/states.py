@@ -89,6 +89,11 @@ class Launching(Waiting):
     time_kind: ClassVar[str] = "launching"
     launch: int
 
+    def postponed(self, seconds: float) -> Self:
+        """See ``State.postponed``; so is the time after which fewer hosts go on."""
+        later = super().postponed(seconds)
+        return replace(later, since=self.since + seconds) if seconds else self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Joining(Waiting):

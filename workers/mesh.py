@@ -39,6 +39,8 @@ HEARTBEAT_SECONDS = 100
 """After this long without a process, JAX aborts the others. The driver's own deadlines are shorter:
 this only ends processes whose driver is gone."""
 
+LONGEST_TRY = 1.0
+"""Seconds for one connection: where packets are dropped, the system would wait ever longer."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two looks whether the coordination service is there, doubling from one to the
 other."""
@@ -61,13 +63,16 @@ def join_process_group(coordinator: str, rank: int, hosts: int, timeout: float) 
         timeout: Seconds to wait for all of them.
 
     Raises:
-        RuntimeError: Not all joined in time (from JAX).
+        RuntimeError: There is no service, or (from JAX) not all joined in time.
     """
     if hosts == 1:
         return
     began = time.monotonic()
-    if rank:
-        await_service(coordinator, timeout)
+    if rank and not await_service(coordinator, timeout):
+        raise RuntimeError(
+            f"host {rank}: nothing answers at {coordinator}, where host 0 serves those that join, "
+            f"after {timeout:.0f} s; see the log of host 0, and whether a firewall keeps hosts apart"
+        )
     left = max(1.0, timeout - (time.monotonic() - began))
     # Its notice of preemption would take the place of the host's own handler of SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
@@ -95,7 +100,8 @@ def await_service(address: str, timeout: float) -> bool:
     deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+            place = host.strip("[]"), int(port)
+            socket.create_connection(place, timeout=min(left, LONGEST_TRY)).close()
         except OSError:
             time.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -121,7 +127,7 @@ def join_mesh(coordinator: str, rank: int, hosts: int, run: RunSpec) -> Mesh:
         run: Says how long to wait, and what the devices should be like.
 
     Raises:
-        RuntimeError: Not all joined in time (from JAX).
+        RuntimeError: See ``join_process_group``.
         ChipsTaken: See ``workers.chips.wait_for_chips``.
         PlanMismatch: See ``check_mesh``.
     """

@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,23 @@ def test_hosts_are_told_of_the_files_instead_of_opening_all(run, tmp_path, monke
     made = run(f"out={tmp_path / 'out'}", "split=test")
     assert made.rows == ROWS
     assert len(opened) == 1, "the driver alone"
+
+    def differing(command: Any) -> None:
+        raise AssertionError(f"a host that has other files was told {command}")
+
+    # They look into some, as those that they have at the same path may be others.
+    index = run_data.read_index
+
+    def other_rows(*arguments: Any) -> Any:
+        found = index(*arguments)
+        for data in (found or {}).values():
+            first = replace(data.row_groups[0], rows=data.row_groups[0].rows - 1)
+            found["test"] = replace(data, row_groups=(first, *data.row_groups[1:]))
+        return found
+
+    monkeypatch.setattr(run_data, "read_index", other_rows)
+    with pytest.raises(DataError, match="host 0 sees other data than the driver"):
+        run(f"out={tmp_path / 'other'}", "split=test", disturb=differing)
 
 
 def test_rows_that_cannot_be_used(run, trained, tmp_path):

@@ -166,6 +166,10 @@ def answer_to_request(address):
         return error.code
     except (http.client.HTTPException, ConnectionResetError):
         return None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ConnectionResetError):
+            return None
+        raise
 
 
 def test_a_local_cluster_obeys_only_those_who_know_its_token(session):

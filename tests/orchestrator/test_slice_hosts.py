@@ -247,6 +247,7 @@ def test_one_slice_of_four_hosts(cluster, groups):
     assert group.room() == 4
     start(group, 4)
     told = hellos(group, 4)
+    assert not group.awaits_room()
     # One process a host, ranks in the order of the interconnect.
     assert places(cluster, told) == [("whole", worker) for worker in range(4)]
     assert group.room() == 0
@@ -259,6 +260,7 @@ def test_one_slice_of_four_hosts(cluster, groups):
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         assert other.poll(0.2) == []
+    assert other.awaits_room()
     assert "1 of 1 slices of v6e-16 have all their hosts" in other.last_words(0)
     group.close()
     assert places(cluster, hellos(other, 4)) == [("whole", worker) for worker in range(4)]

@@ -6,7 +6,9 @@ import socket
 import threading
 import time
 
-from workers.mesh import await_service, free_address
+import pytest
+
+from workers.mesh import await_service, free_address, join_process_group
 
 
 def test_a_service_that_comes_late_is_found_as_soon_as_it_is_there() -> None:
@@ -23,7 +25,8 @@ def test_a_service_that_comes_late_is_found_as_soon_as_it_is_there() -> None:
 
     threading.Timer(0.3, listen).start()
     assert await_service(address, timeout=60.0)
-    assert listening and time.monotonic() >= listening[0]
+    # JAX alone would look again after a second; this machine may be busy.
+    assert 0.0 <= time.monotonic() - listening[0] < 20.0
     assert await_service(address, timeout=60.0), "one that is there at once"
     server.close()
 
@@ -31,5 +34,6 @@ def test_a_service_that_comes_late_is_found_as_soon_as_it_is_there() -> None:
 def test_a_service_that_never_comes_is_given_up() -> None:
     began = time.monotonic()
     assert not await_service(free_address("127.0.0.1"), timeout=0.2)
-    assert not await_service("nowhere.invalid:80", timeout=0.2)
-    assert time.monotonic() - began >= 0.4
+    assert time.monotonic() - began >= 0.2
+    with pytest.raises(RuntimeError, match=r"host 1: nothing answers at 127.0.0.1:\d+, where host 0"):
+        join_process_group(free_address("127.0.0.1"), 1, 2, timeout=0.2)
