@@ -148,7 +148,7 @@ def test_so_does_a_prediction():
             self._news = [Answered(one.rank, Hello(one.rank, 1, "host", "h:1")) for one in assignments]
 
         def poll(self, timeout):
-            clock.now += STOPPED if len(self._news) == 1 else 0.0
+            clock.now += STOPPED if len(self._news) == 3 else 0.0
             return super().poll(timeout)
 
         def send(self, command):
@@ -164,7 +164,7 @@ def test_so_does_a_prediction():
             return False
 
     run = PredictionRun(
-        RunConfig(hosts=2, batch_size=64, elastic={"sizes": [1]}),
+        RunConfig(hosts=4, batch_size=64, elastic={"sizes": [1]}),
         Hosts(clock),  # pyright: ignore
         None,  # pyright: ignore
         data="data",
@@ -175,7 +175,7 @@ def test_so_does_a_prediction():
     )
     with pytest.raises(Interrupted):
         run.lead()
-    assert told == ["starting 2 hosts", "launch", "Join"]
+    assert told == ["starting 4 hosts", "launch", "Join"]
 
 
 def test_what_has_no_deadline_for_hosts_is_not_postponed():
