@@ -8,13 +8,13 @@ import hypothesis
 import jax
 import pytest
 
-from tests.bytecode import keep_bytecode
 from tests.parallel import Pieces, file_of, processes_for, turn_of
+from tests.processes import prepare_processes
 from tests.runs import ray_head, small_flights, start
 
 __all__ = ["ray_head", "small_flights", "start"]
 
-keep_bytecode()
+prepare_processes()
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

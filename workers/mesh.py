@@ -21,6 +21,7 @@ __all__ = [
     "AXIS",
     "await_service",
     "check_mesh",
+    "connect",
     "everywhere",
     "free_address",
     "join_mesh",
@@ -137,7 +138,35 @@ def join_mesh(coordinator: str, rank: int, hosts: int, run: RunSpec) -> Mesh:
     join_process_group(coordinator, rank, hosts, run.join_timeout)
     mesh = make_mesh()
     check_mesh(mesh, rank, jax.process_index(), run.sparsecores_per_device)
+    if hosts > 1 and platform_of(mesh) != "tpu":
+        connect(mesh)
     return mesh
+
+
+def connect(mesh: Mesh) -> None:
+    """Have all devices add up a number, while all hosts are at the same point.
+
+    Hosts connect to each other in their first collective, in which gloo, which JAX has for CPUs,
+    lets each wait 30 s for the others, and no longer: less than compiling the first step may take
+    one host and not another, as it was kept. Later ones may wait as long as they must.
+
+    Raises:
+        RuntimeError: Not all could connect to each other.
+    """
+    ones = jax.make_array_from_callback((mesh.size,), spread(mesh), lambda _: np.ones(1, np.int32))
+    total = jax.shard_map(
+        lambda own: jax.lax.psum(own, AXIS),
+        mesh=mesh,
+        in_specs=PartitionSpec(AXIS),
+        out_specs=PartitionSpec(),
+    )
+    try:
+        jax.block_until_ready(jax.jit(total)(ones))
+    except jax.errors.JaxRuntimeError as error:
+        raise RuntimeError(
+            "the hosts have joined, but could not all connect to each other; see whether a "
+            f"firewall keeps their free ports apart: {error}"
+        ) from error
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
