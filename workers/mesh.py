@@ -72,7 +72,7 @@ def join_process_group(coordinator: str, rank: int, hosts: int, timeout: float) 
     if rank and not await_service(coordinator, timeout):
         raise RuntimeError(
             f"host {rank}: nothing answers at {coordinator}, where host 0 serves those that join, "
-            f"after {timeout:.0f} s; see the log of host 0, and whether a firewall keeps hosts apart"
+            f"after {timeout:.0f} s; see host 0's log, and whether a firewall keeps hosts apart"
         )
     left = max(1.0, timeout - (time.monotonic() - began))
     # Its notice of preemption would take the place of the host's own handler of SIGTERM.

@@ -9,6 +9,7 @@ import pytest
 
 from tests.kernels import test_engine
 from tests.runs import run_processes
+from tests.system import late_process
 from tests.system.mesh_process import DEVICES, PROCESSES, SEED, STEPS, flat
 
 pytestmark = pytest.mark.system
@@ -31,3 +32,11 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
         assert set(got) == set(want)
         for path in want:
             np.testing.assert_array_equal(got[path], want[path], err_msg=path)
+
+
+def test_a_host_that_is_late_in_its_first_step_is_waited_for(tmp_path: Path) -> None:
+    """It may have to compile what the other one finds compiled."""
+    run_processes("tests.system.late_process", late_process.PROCESSES, tmp_path / "sum", SECONDS)
+    expected = str(2 * sum(range(late_process.DEVICES)))
+    for rank in range(late_process.PROCESSES):
+        assert (tmp_path / f"sum-{rank}").read_text() == expected

@@ -35,5 +35,7 @@ def test_a_service_that_never_comes_is_given_up() -> None:
     began = time.monotonic()
     assert not await_service(free_address("127.0.0.1"), timeout=0.2)
     assert time.monotonic() - began >= 0.2
-    with pytest.raises(RuntimeError, match=r"host 1: nothing answers at 127.0.0.1:\d+, where host 0"):
+    with pytest.raises(
+        RuntimeError, match=r"host 1: nothing answers at 127.0.0.1:\d+, where host 0"
+    ):
         join_process_group(free_address("127.0.0.1"), 1, 2, timeout=0.2)
